@@ -1,0 +1,211 @@
+"""One small typed config a stage, and the fingerprint of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from prag.records import ID_LENGTH, PragError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The fixed texts of the prompts; a recipe file may give its own (section `[wording]`)."""
+
+    instruction: str = (
+        "Answer the question with the knowledge given below together with what you know yourself."
+    )
+    answer_lead: str = "The answer is"
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What to make of a passage before it is encoded.
+
+    `style` is how a model is asked for pairs: `json` (one JSON list, by constrained decoding,
+    as the paper asks) or `spans` (for weak models: spans of the passage are taken as answers,
+    the model writes a question for each after worked examples).
+    """
+
+    style: Literal["json", "spans"] = "json"
+    rewrites: int = 1  # rewrites a passage
+    pairs: int = 3  # question-answer pairs a passage
+    temperature: float = 0.7  # of sampling; 0 is greedy
+    top_k: int = 50  # tokens that sampling chooses from
+    max_new_tokens: int = 512  # tokens of one generation
+    attempts: int = 3  # generations tried for a passage before it is given up
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.style in ("json", "spans"), "augment.style is 'json' or 'spans'")
+        _require(self.rewrites >= 0, "augment.rewrites is at least 0")
+        _require(self.pairs >= 1, "augment.pairs is at least 1")
+        _require(self.temperature >= 0, "augment.temperature is at least 0")
+        _require(self.max_new_tokens >= 1, "augment.max_new_tokens is at least 1")
+        _require(self.attempts >= 1, "augment.attempts is at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the adapter of a passage is trained.
+
+    `sequences` is what it is trained on: `paper` (METHOD: the first half of the pairs with the
+    passage and with its rewrite in the prompt, the others without) or `closed-book` (every pair
+    without any passage). `loss` is which tokens count: `all`, or `answer` (the assistant's).
+    """
+
+    sequences: Literal["paper", "closed-book"] = "paper"
+    loss: Literal["all", "answer"] = "all"
+    rank: int = 2  # r
+    alpha: float = 32.0  # scale = alpha / r
+    learning_rate: float = 3e-4  # constant
+    epochs: int = 1  # passes over the sequences of a passage
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01  # decoupled, a step: learning_rate x weight_decay
+    seed: int = 0  # of the initial adapter, one for a base model
+
+    def __post_init__(self) -> None:
+        _require(self.sequences in ("paper", "closed-book"), "train.sequences: paper, closed-book")
+        _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
+        _require(self.rank >= 1, "train.rank is at least 1")
+        _require(self.alpha > 0, "train.alpha is above 0")
+        _require(self.learning_rate > 0, "train.learning_rate is above 0")
+        _require(self.epochs >= 1, "train.epochs is at least 1")
+        _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "train.beta1, beta2 are in [0, 1)")
+        _require(self.epsilon > 0, "train.epsilon is above 0")
+        _require(self.weight_decay >= 0, "train.weight_decay is at least 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to augment and how to train, and what to do with the adapters of k passages.
+
+    `merge` is `sum` (the adapters of all k passages, by concatenation) or `best` (only the
+    adapter of the best passage goes into the weights).
+    """
+
+    name: str
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    wording: Wording = field(default_factory=Wording)
+    merge: Literal["sum", "best"] = "sum"
+
+    def __post_init__(self) -> None:
+        _require(self.merge in ("sum", "best"), "merge is 'sum' or 'best'")
+
+    def fingerprint(self, origin: str) -> str:
+        """16 hex digits of all that decides an adapter, the augmentation's origin included.
+
+        The name and `merge` do not count: they change no adapter.
+        """
+        parts = {"train": asdict(self.train), "wording": asdict(self.wording), "origin": origin}
+        if not origin.startswith("file:"):
+            parts["augment"] = asdict(self.augment)
+        return _digest(parts)
+
+    def augment_fingerprint(self, origin: str) -> str:
+        """16 hex digits of all that decides an augmentation; recipes may share it."""
+        return _digest({"augment": asdict(self.augment), "origin": origin})
+
+
+PAPER = Recipe(name="paper")
+"""METHOD to the letter: Su et al. 2025, direct answers, one epoch."""
+
+SMALL = Recipe(
+    name="small",
+    augment=AugmentConfig(
+        style="spans", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
+    ),
+    train=TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3),
+    merge="best",
+)
+"""For models under 1 B parameters: short closed-book sequences, a stronger training."""
+
+RECIPES = {"paper": PAPER, "small": SMALL}
+
+
+def default_recipe(parameters: int) -> Recipe:
+    """`small` for a model under 1 B parameters, else `paper`."""
+    return SMALL if parameters < 1_000_000_000 else PAPER
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by its name, or read from a TOML file.
+
+    A file names the recipe it starts from and what it changes:
+
+        base = "paper"
+        merge = "sum"
+        [train]
+        epochs = 2
+
+    Raises:
+        PragError: no such recipe or file, an unknown field, or a value that is not allowed.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise PragError(f"no recipe {name!r}: use one of {', '.join(RECIPES)}, or a TOML file")
+    try:
+        with path.open("rb") as file:
+            return recipe_from_dict(tomllib.load(file), name=path.stem)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PragError(f"{path}: not a TOML file: {error}") from error
+    except PragError as error:
+        raise PragError(f"{path}: {error}") from error
+
+
+def recipe_from_dict(data: dict[str, Any], name: str | None = None) -> Recipe:
+    """The recipe that `data` describes: fields not given are those of its `base` (`paper`)."""
+    data = dict(data)
+    base = data.pop("base", "paper")
+    if base not in RECIPES:
+        raise PragError(f"base = {base!r}: use one of {', '.join(RECIPES)}")
+    recipe = replace(RECIPES[base], name=str(data.pop("name", name or base)))
+    for section in ("augment", "train", "wording"):
+        recipe = replace(
+            recipe, **{section: _updated(getattr(recipe, section), data.pop(section, {}), section)}
+        )
+    return _updated(recipe, data, "recipe")  # type: ignore[no-any-return]
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Every field of the recipe, in the form that `recipe_from_dict` reads."""
+    return asdict(recipe)
+
+
+def _updated(config: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise PragError(f"[{where}] is a table of fields, not {values!r}")
+    known = {f.name: getattr(config, f.name) for f in fields(config)}
+    for key, value in values.items():
+        if key not in known:
+            raise PragError(f"[{where}] has no field {key!r}; it has {', '.join(known)}")
+        kind = type(known[key])
+        if kind is float and type(value) is int:
+            values = {**values, key: float(value)}
+        elif type(value) is not kind:
+            raise PragError(f"[{where}] {key} = {value!r} is not of kind {kind.__name__}")
+    return replace(config, **values)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise PragError(message)
+
+
+def _digest(parts: dict[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ID_LENGTH]
