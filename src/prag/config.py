@@ -17,6 +17,11 @@ else:
     import tomli as tomllib
 
 
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise PragError(message)
+
+
 @dataclass(frozen=True)
 class Wording:
     """The fixed texts of the prompts; a recipe file may give its own (section `[wording]`)."""
@@ -25,6 +30,13 @@ class Wording:
         "Answer the question with the knowledge given below together with what you know yourself."
     )
     answer_lead: str = "The answer is"
+    passage: str = "{text}"  # of one passage; may hold {title} and {text}
+
+    def __post_init__(self) -> None:
+        try:
+            self.passage.format(title="", text="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise PragError("wording.passage may hold {title} and {text} only") from error
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,24 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class GenerateConfig:
+    """How an answer is generated. The defaults are the paper's for direct answers."""
+
+    max_new_tokens: int = 20  # tokens
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 50  # tokens that sampling chooses from; no effect when greedy
+    top_p: float = 1.0  # probability mass that sampling chooses from; no effect when greedy
+    seed: int = 0  # of sampling; no effect when greedy
+    rows: int = 16  # questions of one batch
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "generate.max_new_tokens is at least 1")
+        _require(self.temperature >= 0, "generate.temperature is at least 0")
+        _require(0 < self.top_p <= 1, "generate.top_p is in (0, 1]")
+        _require(self.rows >= 1, "generate.rows is at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to augment and how to train, and what to do with the adapters of k passages.
 
@@ -128,6 +158,7 @@ SMALL = Recipe(
         style="spans", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
     ),
     train=TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3),
+    wording=Wording(passage="{title}: {text}"),
     merge="best",
 )
 """For models under 1 B parameters: short closed-book sequences, a stronger training."""
@@ -199,11 +230,6 @@ def _updated(config: Any, values: Any, where: str) -> Any:
         elif type(value) is not kind:
             raise PragError(f"[{where}] {key} = {value!r} is not of kind {kind.__name__}")
     return replace(config, **values)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise PragError(message)
 
 
 def _digest(parts: dict[str, Any]) -> str:

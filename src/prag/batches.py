@@ -1,0 +1,97 @@
+"""Lessons of many passages -> groups that train together -> the tensors of each step.
+
+Letters: N passages of a group, S sequences of a passage in one step, B = N S rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prag.prompts import Example, Lesson
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one training step, one row a sequence, padded on the right.
+
+    Args:
+        ids: token ids [B, T].
+        mask: 1 where a token is, 0 where padding is [B, T].
+        rows, columns: the M positions whose next token is learnt [M] each.
+        targets: those next tokens [M].
+        weights: of each in the loss [M]: 1 / (learnt tokens of its sequence), so that every
+            sequence counts its own mean, whatever else is in the batch.
+        active: which of the N passages have a sequence in this step [N].
+    """
+
+    ids: Tensor
+    mask: Tensor
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+    weights: Tensor
+    active: Tensor
+
+
+def steps_of(lesson: Lesson, epochs: int) -> int:
+    """How many optimizer steps the lesson takes: one a sequence, in each epoch."""
+    return len(lesson.examples) * epochs
+
+
+def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Lesson]]:
+    """Lessons of like length into groups that fit `tokens_a_step` padded tokens in a step.
+
+    The groups depend on the lessons alone, not on their order or on what is done already, so a
+    build that was stopped goes on with the groups it would have had. A lesson longer than the
+    budget is a group of its own.
+    """
+    ordered = sorted(lessons, key=lambda le: (len(le.examples), _longest(le), le.passage_id))
+    groups: list[list[Lesson]] = []
+    for le in ordered:
+        fits = (
+            groups
+            and len(groups[-1][0].examples) == len(le.examples)
+            and (len(groups[-1]) + 1) * _longest(le) <= tokens_a_step
+        )
+        if fits:
+            groups[-1].append(le)
+        else:
+            groups.append([le])
+    return groups
+
+
+def make_batch(examples: Sequence[Example | None], pad_id: int, device: torch.device) -> Batch:
+    """The tensors of a step in which passage n learns `examples[n]` (None: it has no more)."""
+    length = max(len(e.ids) for e in examples if e is not None)
+    ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(examples), length, dtype=torch.long)
+    rows, columns, targets, weights = [], [], [], []
+    for row, example in enumerate(examples):
+        if example is None:
+            mask[row, 0] = 1  # a row must see one token, or its attention is 0 / 0
+            continue
+        size = len(example.ids)
+        ids[row, :size] = torch.tensor(example.ids)
+        mask[row, :size] = 1
+        learnt = range(max(1, example.learn_from), size)
+        rows += [row] * len(learnt)
+        columns += [t - 1 for t in learnt]
+        targets += [example.ids[t] for t in learnt]
+        weights += [1.0 / len(learnt)] * len(learnt)
+    return Batch(
+        ids.to(device),
+        mask.to(device),
+        torch.tensor(rows, device=device),
+        torch.tensor(columns, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(weights, dtype=torch.float64, device=device),
+        torch.tensor([e is not None for e in examples], device=device),
+    )
+
+
+def _longest(lesson: Lesson) -> int:
+    return max((len(e.ids) for e in lesson.examples), default=0)

@@ -1,0 +1,134 @@
+"""Train the adapters of many passages at once over one frozen base model.
+
+Every passage has its own A and B, its own optimizer state and its own loss; the base, which
+none of them changes, does its work for all of them in one pass. What a passage's adapter
+becomes does not depend on the passages beside it, up to rounding.
+
+Letters: N passages of a group, r rank, T tokens, I inputs, O outputs, M learnt tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prag.batches import Batch, make_batch
+from prag.config import TrainConfig
+from prag.inject import hooked
+from prag.lora import Adapter, Site, initial_A, scale
+from prag.model import BaseModel, logits_of
+from prag.prompts import Lesson
+
+
+class StackedAdam:
+    """AdamW (Loshchilov and Hutter 2019) over stacked parameters [N, ...], a step count for each n.
+
+    Only passages that are active in a step are changed, as if each had an optimizer of its own.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], config: TrainConfig) -> None:
+        self.parameters = list(parameters)
+        self.config = config
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = torch.zeros(
+            self.parameters[0].shape[0], dtype=torch.float64, device=self.parameters[0].device
+        )
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], active: Tensor) -> None:
+        """One update. `active` [N] says which passages had a loss in this step."""
+        c = self.config
+        self.steps += active
+        n = active.nonzero().squeeze(1)
+        everyone = bool(active.all())
+        correct1 = 1.0 - c.beta1 ** self.steps[n]  # [n]
+        correct2 = (1.0 - c.beta2 ** self.steps[n]).sqrt()
+        for p, g, m, v in zip(self.parameters, gradients, self.first, self.second, strict=True):
+            # Views of all, or copies of the active ones that are written back below.
+            P, G, M, V = (p, g, m, v) if everyone else (p[n], g[n], m[n], v[n])
+            shape = (-1,) + (1,) * (p.dim() - 1)
+            rate = (c.learning_rate / correct1).to(p.dtype).view(shape)
+            P.mul_(1.0 - c.learning_rate * c.weight_decay)
+            M.lerp_(G, 1.0 - c.beta1)
+            V.mul_(c.beta2).addcmul_(G, G, value=1.0 - c.beta2)
+            denominator = (V.sqrt() / correct2.to(p.dtype).view(shape)).add_(c.epsilon)
+            P.sub_(rate * M / denominator)
+            if not everyone:
+                p[n], m[n], v[n] = P, M, V
+
+
+def initial_factors(
+    sites: Sequence[Site], train: TrainConfig, dtype: torch.dtype
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The adapter that all passages of a base model start from: A random, B zero."""
+    generator = torch.Generator().manual_seed(train.seed)
+    return {
+        site.name: (
+            initial_A(site, train.rank, generator, dtype),
+            torch.zeros(site.outputs, train.rank, dtype=dtype),
+        )
+        for site in sites
+    }
+
+
+def encode_group(base: BaseModel, train: TrainConfig, lessons: Sequence[Lesson]) -> list[Adapter]:
+    """The adapters of N passages, trained together, in the order of their lessons.
+
+    A step is one sequence of each passage; a passage whose lesson is shorter rests until the
+    epoch's end, since the order of its own sequences is what its adapter depends on.
+
+    Raises:
+        ValueError: a lesson without examples.
+    """
+    if any(not lesson.examples for lesson in lessons):
+        raise ValueError("a lesson without examples cannot be encoded")
+    N = len(lessons)
+    start = initial_factors(base.sites, train, base.dtype)
+    stacked: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (A, B) in start.items():
+        stacked[name] = (
+            A.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, r, I]
+            B.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, O, r]
+        )
+    parameters = [factor for pair in stacked.values() for factor in pair]
+    optimizer = StackedAdam(parameters, train)
+    longest = max(len(lesson.examples) for lesson in lessons)
+    for _ in range(train.epochs):
+        for index in range(longest):
+            examples = [
+                lesson.examples[index] if index < len(lesson.examples) else None
+                for lesson in lessons
+            ]
+            batch = make_batch(examples, base.tokenizer.pad_token_id, base.device)
+            with hooked(base, stacked, scale(train.alpha, train.rank)):
+                loss = group_loss(base, batch)
+            optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
+    return [
+        Adapter(
+            {
+                name: (A[n].detach().clone(), B[n].detach().clone())
+                for name, (A, B) in stacked.items()
+            },
+            train.rank,
+            train.alpha,
+        )
+        for n in range(N)
+    ]
+
+
+def group_loss(base: BaseModel, batch: Batch) -> Tensor:
+    """The sum over the rows of each row's mean cross-entropy over its learnt tokens.
+
+    The rows share no parameter, so the gradient of the sum holds the gradient of each. Logits
+    are made only where a token is learnt.
+    """
+    out = base.model.get_decoder()(batch.ids, attention_mask=batch.mask, use_cache=False)
+    hidden = out.last_hidden_state[batch.rows, batch.columns]  # [B, T, H] -> [M, H]
+    logits = logits_of(base, hidden)  # [M, V]
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    each = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")  # [M]
+    return (each * batch.weights.to(each.dtype)).sum()

@@ -1,0 +1,151 @@
+"""Many at once equals one by one: the encoder against a plain loop with PEFT."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+
+from conftest import FAMILIES, tiny_model
+from prag.batches import group_lessons, steps_of
+from prag.config import PAPER, SMALL
+from prag.encode import encode_group, initial_factors
+from prag.prompts import lesson
+from prag.records import Augmentation, Passage, QAPair
+
+pytestmark = pytest.mark.fast
+
+WORDS = ["lighthouse", "of", "stone", "was", "built", "by", "Anna", "Krog", "in", "1887"]
+
+
+def made_lessons(base, recipe, counts=(1, 3, 5, 2)):
+    """Passages of different lengths, with different numbers of pairs."""
+    lessons = []
+    for i, pairs in enumerate(counts):
+        passage = Passage(f"Title {i}", " ".join(WORDS[: 3 + 2 * i]) + f" {i}")
+        augmentation = Augmentation(
+            passage.id,
+            (f"rewritten {i}: " + " ".join(WORDS[i:]),),
+            tuple(
+                QAPair(f"What of {i} {j} {'x' * j}?", f"answer {i * j}", "") for j in range(pairs)
+            ),
+            "test",
+        )
+        lessons.append(lesson(base.tokenizer, passage, augmentation, recipe.train, recipe.wording))
+    return lessons
+
+
+def peft_reference(base, train, one):
+    """The adapter of one lesson as anyone would train it: PEFT, AdamW, a sequence a step."""
+    model = get_peft_model(
+        copy.deepcopy(base.model),
+        LoraConfig(
+            r=train.rank,
+            lora_alpha=train.alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=["gate_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        ),
+    ).to(base.dtype)
+    start = initial_factors(base.sites, train, base.dtype)
+    lora = {name: model.get_submodule(f"base_model.model.{name}") for name in start}
+    with torch.no_grad():
+        for name, (A, B) in start.items():
+            lora[name].lora_A["default"].weight.copy_(A)
+            lora[name].lora_B["default"].weight.copy_(B)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        eps=train.epsilon,
+        weight_decay=train.weight_decay,
+    )
+    for _ in range(train.epochs):
+        for example in one.examples:
+            ids = torch.tensor([example.ids])
+            logits = model(ids).logits[0, :-1]
+            loss = cross_entropy(logits[example.learn_from - 1 :], ids[0, example.learn_from :])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return {
+        name: (m.lora_A["default"].weight.detach(), m.lora_B["default"].weight.detach())
+        for name, m in lora.items()
+    }
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "recipe",
+    [PAPER, replace(PAPER, train=replace(PAPER.train, epochs=2)), SMALL],
+    ids=["paper", "paper-2-epochs", "small"],
+)
+def test_together_equals_peft_one_by_one(family, recipe):
+    base = tiny_model(family)
+    lessons = made_lessons(base, recipe)
+    adapters = encode_group(base, recipe.train, lessons)
+    for one, adapter in zip(lessons, adapters, strict=True):
+        reference = peft_reference(base, recipe.train, one)
+        assert reference.keys() == adapter.factors.keys()
+        for name, (A, B) in reference.items():
+            assert relative(adapter.factors[name][0], A) < 1e-10
+            assert relative(adapter.factors[name][1], B) < 1e-10
+
+
+def test_answer_only_loss_equals_peft(tiny):
+    train = replace(SMALL.train, loss="answer")
+    lessons = made_lessons(tiny, replace(SMALL, train=train))
+    for one, adapter in zip(lessons, encode_group(tiny, train, lessons), strict=True):
+        for name, (A, B) in peft_reference(tiny, train, one).items():
+            assert relative(adapter.factors[name][0], A) < 1e-10
+            assert relative(adapter.factors[name][1], B) < 1e-10
+
+
+def test_float32_is_as_near_the_exact_result_as_peft_is():
+    """Adam turns the sign of a gradient that is noise into a whole step, for anyone in float32."""
+    single, double = tiny_model("llama", dtype=torch.float32), tiny_model("llama")
+    lessons = made_lessons(single, PAPER)
+    for one, ours in zip(lessons, encode_group(single, PAPER.train, lessons), strict=True):
+        exact = peft_reference(double, PAPER.train, one)
+        theirs = peft_reference(single, PAPER.train, one)
+        for name in exact:
+            for factor in (0, 1):
+                noise = relative(theirs[name][factor].double(), exact[name][factor])
+                assert relative(ours.factors[name][factor].double(), exact[name][factor]) < (
+                    5 * noise + 1e-5
+                )
+
+
+def test_the_base_is_left_alone(tiny):
+    before = {name: weight.clone() for name, weight in tiny.model.state_dict().items()}
+    encode_group(tiny, PAPER.train, made_lessons(tiny, PAPER))
+    assert all(torch.equal(before[n], w) for n, w in tiny.model.state_dict().items())
+    assert not any(p.requires_grad for p in tiny.model.parameters())
+
+
+def test_steps_are_the_papers(tiny):
+    """METHOD: 3 pairs and a rewrite give 5 sequences, 5 steps an epoch."""
+    _, three, _, _ = made_lessons(tiny, PAPER)
+    assert len(three.examples) == 5
+    assert steps_of(three, epochs=2) == 10
+
+
+def test_groups_do_not_depend_on_order(tiny):
+    lessons = made_lessons(tiny, SMALL, counts=(2, 3, 2, 3, 1, 2, 3))
+    groups = group_lessons(lessons, tokens_a_step=500)
+    assert groups == group_lessons(lessons[::-1], tokens_a_step=500)
+    assert sorted(le.passage_id for g in groups for le in g) == sorted(
+        le.passage_id for le in lessons
+    )
+    for group in groups:
+        longest = max(len(e.ids) for le in group for e in le.examples)
+        assert len(group) == 1 or len(group) * longest <= 500
