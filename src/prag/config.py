@@ -139,9 +139,14 @@ class Recipe:
 
         The name and `merge` do not count: they change no adapter.
         """
-        parts = {"train": asdict(self.train), "wording": asdict(self.wording), "origin": origin}
-        if not origin.startswith("file:"):
-            parts["augment"] = asdict(self.augment)
+        parts: dict[str, Any] = {
+            "train": asdict(self.train),
+            "wording": asdict(self.wording),
+            "origin": origin,
+        }
+        made_here = not origin.startswith("file:")
+        counts = {"rewrites": self.augment.rewrites, "pairs": self.augment.pairs}
+        parts["augment"] = asdict(self.augment) if made_here else counts
         return _digest(parts)
 
     def augment_fingerprint(self, origin: str) -> str:

@@ -53,13 +53,14 @@ def extract(raw: str) -> str:
     """The answer within generated text, by the rule used for every method.
 
     The text after the last "the answer is", if the model says that; of it the first line that
-    is not empty; of that the first sentence, without surrounding quotes and its closing mark.
+    is not empty, without a leading colon; of that the first sentence, without surrounding quotes
+    and its closing mark.
     A full stop ends a sentence only before white space or at the end, and not after an initial
     ("J. K. Rowling"), a known abbreviation or a numbered item's digit. A comma ends nothing.
     """
     leads = list(_LEAD.finditer(raw))
     text = raw[leads[-1].end() :] if leads else raw
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = next((line for line in map(_trim, text.splitlines()) if line), "")
     return _first_sentence(line).strip().strip("\"'“”‘’").rstrip(".!?;:,").strip()
 
 
@@ -72,6 +73,10 @@ def extract_published(raw: str, chain_of_thought: bool = False) -> str:
     if chain_of_thought and (lead := _LEAD.search(raw)):
         raw = raw[lead.end() :]
     return re.split(r"[.\n,]", raw.strip(), maxsplit=1)[0].strip()
+
+
+def _trim(line: str) -> str:
+    return line.strip().lstrip(":").lstrip()
 
 
 def _first_sentence(line: str) -> str:

@@ -123,7 +123,8 @@ class Answer:
     """An answer with what it rests on.
 
     `timings` are seconds by stage; `notes` say what the reader should know of how it was
-    obtained (for example that the recipe routes to one adapter).
+    obtained (for example that the recipe routes to one adapter). `error` is set, and the rest
+    empty, where the question could not be answered.
     """
 
     question: str
@@ -135,3 +136,4 @@ class Answer:
     generated_tokens: int
     timings: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    error: str | None = None

@@ -1,0 +1,39 @@
+"""A passage becomes its augmentation: rewrites and question-answer pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from prag.augment.asking import Endpoint, SelfJson
+from prag.augment.files import AugmentationFile, cut_rewrites_and_pairs, read_foreign
+from prag.augment.self_spans import SelfSpans
+from prag.config import AugmentConfig
+from prag.model import BaseModel
+from prag.records import Augmentation, Passage
+
+
+class Augmenter(Protocol):
+    """Anything that augments passages. `origin` says who does it."""
+
+    origin: str
+
+    def augment(self, passages: Sequence[Passage]) -> list[Augmentation]:
+        """The augmentation of each passage, in order."""
+
+
+def self_augmenter(base: BaseModel, config: AugmentConfig) -> Augmenter:
+    """The base model as its own augmenter, in the style that the config asks for."""
+    return SelfJson(base, config) if config.style == "json" else SelfSpans(base, config)
+
+
+__all__ = [
+    "AugmentationFile",
+    "Augmenter",
+    "Endpoint",
+    "SelfJson",
+    "SelfSpans",
+    "cut_rewrites_and_pairs",
+    "read_foreign",
+    "self_augmenter",
+]

@@ -1,0 +1,145 @@
+"""The stages of a build after augmentation: what is missing is encoded, the rest is kept.
+
+Each stage writes what it has done before it goes on, so a build that is killed continues where
+it was. Nothing that a question is answered from changes before the last line of the build.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prag.augment import cut_rewrites_and_pairs
+from prag.batches import group_lessons
+from prag.config import Recipe
+from prag.encode import encode_group
+from prag.knowledge_base.augmentations import Progress
+from prag.model import BaseModel, check_logits
+from prag.prompts import Lesson, lesson
+from prag.records import AdapterKey, Augmentation, Passage
+from prag.store import AdapterStore, StoredItem
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did. `left_out` are passages without a valid pair, which have no adapter."""
+
+    passages: int
+    augmented: int
+    encoded: int
+    kept: int
+    damaged: int
+    discarded: int
+    left_out: tuple[str, ...]
+    rejects: int
+    origins: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap was this stage's."""
+        now = time.perf_counter()
+        self.laps[stage] = now - self._began
+        self._began = now
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The lessons of a corpus, each under the key of its adapter, and who has none."""
+
+    lessons: dict[AdapterKey, Lesson]
+    left_out: tuple[str, ...]
+
+
+def plan_lessons(
+    base: BaseModel,
+    recipe: Recipe,
+    passages: Sequence[Passage],
+    augmentations: dict[str, Augmentation],
+) -> Plan:
+    """What each passage's adapter is to be trained on, and under which key it is kept."""
+    lessons: dict[AdapterKey, Lesson] = {}
+    left_out = []
+    prints: dict[str, str] = {}
+    for passage in passages:
+        (used,) = cut_rewrites_and_pairs(
+            [augmentations[passage.id]], recipe.augment.rewrites, recipe.augment.pairs
+        )
+        if not used.pairs:
+            left_out.append(passage.id)
+            continue
+        if used.origin not in prints:
+            prints[used.origin] = recipe.fingerprint(used.origin)
+        key = AdapterKey(passage.id, base.fingerprint, prints[used.origin])
+        lessons[key] = lesson(base.tokenizer, passage, used, recipe.train, recipe.wording)
+    return Plan(lessons, tuple(left_out))
+
+
+def keep_good(store: AdapterStore, plan: Plan, progress: Progress) -> tuple[set[AdapterKey], int]:
+    """The keys whose adapters are there, whole, and trained on this very lesson.
+
+    A damaged adapter is discarded, to be made again.
+
+    Returns:
+        Those keys, and how many were damaged.
+    """
+    damage = store.verify(progress=lambda done, total: progress("check", done, total))
+    damaged = [key for d in damage.damaged for key in d.keys]
+    if damaged:
+        store.discard(damaged)
+    there = store.examples(plan.lessons)
+    good = {key for key, digest in there.items() if digest == plan.lessons[key].digest}
+    return good, len(damaged)
+
+
+def encode_missing(
+    base: BaseModel,
+    recipe: Recipe,
+    store: AdapterStore,
+    plan: Plan,
+    good: set[AdapterKey],
+    tokens_a_step: int,
+    progress: Progress,
+) -> int:
+    """Train what is not there, a group at a time, each committed when it is done.
+
+    The groups are those of the whole corpus, so a build that goes on after a kill trains every
+    passage beside the neighbours it would have had, and gets the same bits.
+
+    Returns:
+        How many adapters were trained.
+    """
+    if len(good) == len(plan.lessons):
+        return 0
+    check_logits(base)
+    key_of = {le.passage_id: key for key, le in plan.lessons.items()}
+    groups = [
+        [le for le in group if key_of[le.passage_id] not in good]
+        for group in group_lessons(list(plan.lessons.values()), tokens_a_step)
+    ]
+    groups = [group for group in groups if group]
+    epochs = recipe.train.epochs
+    total = epochs * sum(le.tokens for group in groups for le in group)
+    done = encoded = 0
+    progress("encode", 0, total)
+    for group in groups:
+        adapters = encode_group(base, recipe.train, group)
+        store.commit(
+            [
+                StoredItem(key_of[le.passage_id], adapter, le.digest)
+                for le, adapter in zip(group, adapters, strict=True)
+            ],
+            base.sites,
+        )
+        done += epochs * sum(le.tokens for le in group)
+        encoded += len(group)
+        progress("encode", done, total)
+    return encoded

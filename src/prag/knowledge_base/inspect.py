@@ -1,0 +1,153 @@
+"""Looking at a knowledge base without changing it: its status, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from prag.corpus import Catalogue
+from prag.knowledge_base.augmentations import Augmentations, Progress
+from prag.knowledge_base.settings import Settings
+from prag.records import AdapterKey, PragError
+from prag.retrieval import index_info, open_retriever
+from prag.store import AdapterStore, StoreSize
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a knowledge base holds, and what is missing to answer from all of it.
+
+    Args:
+        augmented: passages by the origin of the augmentation that is used for them.
+        left_out: passages that are augmented but have no valid pair, and so no adapter.
+        rejects: generated pairs and rewrites that were not used.
+        up_to_date: whether the last build is of this very corpus and recipe.
+    """
+
+    folder: str
+    model: str
+    base: str
+    recipe: str
+    retriever: str
+    documents: int
+    passages: int
+    augmented: dict[str, int]
+    pairs: int
+    rejects: int
+    encoded: int
+    left_out: tuple[str, ...]
+    store: StoreSize | None
+    built: bool
+    up_to_date: bool
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """`problems` is empty if all is well; `notes` are leftovers and gaps that do no harm."""
+
+    passages: int
+    adapters: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def index_fits(folder: Path, kind: str, digest: str) -> bool:
+    """Whether the index is there, whole enough to open, and of this very corpus."""
+    try:
+        info = index_info(folder / "retrieval")
+        open_retriever(folder / "retrieval", kind)
+    except PragError:
+        return False
+    return info.kind == kind and info.digest == digest
+
+
+def status(
+    folder: Path, settings: Settings, catalogue: Catalogue, augmentations: Augmentations
+) -> Status:
+    """What there is, counted."""
+    ids = {p.id for p in catalogue.passages()}
+    counts = catalogue.count()
+    known = augmentations.known(ids)
+    expected = _expected(settings, augmentations, ids)
+    encoded, size = 0, None
+    if (folder / "adapters").exists():
+        with AdapterStore.open(folder / "adapters", readonly=True) as store:
+            encoded, size = len(store.has(expected)), store.size()
+    built = settings.built
+    return Status(
+        folder=str(folder),
+        model=settings.model,
+        base=settings.base,
+        recipe=settings.recipe.name,
+        retriever=settings.retriever,
+        documents=counts.documents,
+        passages=counts.passages,
+        augmented=dict(Counter(a.origin for a in known.values())),
+        pairs=sum(len(a.pairs) for a in known.values()),
+        rejects=sum(len(a.rejects) for a in known.values()),
+        encoded=encoded,
+        left_out=tuple(sorted(i for i, a in known.items() if not a.pairs)),
+        store=size,
+        built=built is not None,
+        up_to_date=built is not None
+        and built.digest == catalogue.digest()
+        and built.recipe == settings.recipe
+        and encoded == len(expected) == len(ids) - sum(not a.pairs for a in known.values()),
+    )
+
+
+def verify(
+    folder: Path,
+    settings: Settings,
+    catalogue: Catalogue,
+    augmentations: Augmentations,
+    progress: Progress,
+) -> VerifyReport:
+    """Read and check everything: each problem is a sentence that says how to mend it."""
+    problems = [f"{p}; add the document again" for p in catalogue.integrity()]
+    notes: list[str] = []
+    ids = {p.id for p in catalogue.passages()}
+    expected: set[AdapterKey] = set()
+    try:
+        expected = _expected(settings, augmentations, ids)
+        bare = len(ids) - len(augmentations.known(ids))
+        if bare:
+            notes.append(f"{bare} passages are not augmented yet: `prag build {folder}`")
+    except PragError as error:
+        problems.append(str(error))
+    checked = 0
+    if (folder / "adapters").exists():
+        try:
+            with AdapterStore.open(folder / "adapters", readonly=True) as store:
+                report = store.verify(lambda done, total: progress("check", done, total))
+                missing = len(expected - store.has(expected))
+            checked = report.checked
+            for damage in report.damaged:
+                shown = ", ".join(key.passage for key in damage.keys[:10])
+                more = f" and {len(damage.keys) - 10} more" if len(damage.keys) > 10 else ""
+                problems.append(
+                    f"shard {damage.shard}: {damage.reason}; it holds the adapters of "
+                    f"{shown}{more}: `prag build {folder}` makes them again"
+                )
+            if report.orphans:
+                notes.append(f"{len(report.orphans)} leftover files, which the next build deletes")
+            if missing:
+                notes.append(f"{missing} passages are not encoded yet: `prag build {folder}`")
+        except PragError as error:
+            problems.append(str(error))
+    if settings.built is not None:
+        try:
+            open_retriever(folder / "retrieval", settings.retriever)
+        except PragError as error:
+            problems.append(str(error))
+    return VerifyReport(len(ids), checked, tuple(problems), tuple(notes))
+
+
+def _expected(settings: Settings, augmentations: Augmentations, ids: set[str]) -> set[AdapterKey]:
+    """The keys of the adapters that passages with pairs have once they are built."""
+    return {
+        AdapterKey(i, settings.base, settings.recipe.fingerprint(a.origin))
+        for i, a in augmentations.known(ids).items()
+        if a.pairs
+    }

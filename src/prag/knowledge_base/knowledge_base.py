@@ -1,0 +1,518 @@
+"""`KnowledgeBase`: one folder that holds a corpus, its adapters and what finds them.
+
+prag.json            model, recipe, what was last built (`settings`)
+corpus.sqlite        documents and passages (`corpus.catalogue`)
+augmentations/       rewrites and question-answer pairs, JSON lines (`augment.files`)
+adapters/            the adapter store (`store`)
+retrieval/           the index of the retriever (`retrieval`)
+.lock                one writer at a time
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from prag.augment import AugmentationFile, Augmenter, self_augmenter
+from prag.config import GenerateConfig, Recipe, default_recipe
+from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
+from prag.generate import Engine, TransformersEngine
+from prag.knowledge_base import build, export, inspect, settings
+from prag.knowledge_base.answering import Library, answer_all
+from prag.knowledge_base.augmentations import Augmentations, ImportReport, Progress
+from prag.knowledge_base.build import BuildReport
+from prag.knowledge_base.inspect import Status, VerifyReport
+from prag.knowledge_base.settings import Built, Settings
+from prag.lora import Adapter
+from prag.methods import method_named
+from prag.model import BaseModel, load_model
+from prag.records import AdapterKey, Answer, Document, Hit, Passage, PragError
+from prag.retrieval import KINDS, Retriever, build_retriever, open_retriever
+from prag.store import AdapterStore
+
+TOKENS_A_STEP = 1024
+"""Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
+
+
+class KnowledgeBase:
+    """A library that a model has read. Make one with `create`, come back to it with `open`."""
+
+    def __init__(self, folder: Path, found: Settings, base: BaseModel | None = None) -> None:
+        self.folder = folder
+        self.settings = found
+        self._base = base
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        model: str | BaseModel = "smollm2",
+        recipe: Recipe | None = None,
+        *,
+        retriever: str = "bm25",
+        chunk_words: int = 100,
+    ) -> KnowledgeBase:
+        """A new, empty knowledge base.
+
+        Args:
+            folder: must not exist, or be empty.
+            model: Hugging Face id or folder of a causal language model, `smollm2` for the packaged
+                one, or a loaded `BaseModel`.
+            recipe: how passages are encoded; by default `small` for a model under 1 B
+                parameters, else `paper`.
+            retriever: `bm25`, `dense` or `hybrid`.
+            chunk_words: the length of the passages that documents are cut into.
+
+        Raises:
+            PragError: the folder is in use or cannot be written, or the model will not do.
+        """
+        folder = Path(folder)
+        if (folder / settings.FILE).exists():
+            raise PragError(f"there is a knowledge base at {folder} already; use another folder")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise PragError(f"{folder} exists and is not an empty folder; use another one")
+        if chunk_words < 1:
+            raise PragError("a passage has at least 1 word")
+        if retriever not in KINDS:
+            raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
+        base = model if isinstance(model, BaseModel) else load_model(model)
+        found = Settings(
+            model=base.name,
+            base=base.fingerprint,
+            recipe=recipe or default_recipe(base.parameters),
+            retriever=retriever,
+            chunk_words=chunk_words,
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise settings.unwritable(folder, error) from error
+        Catalogue.open(folder / "corpus.sqlite").close()
+        settings.save(folder, found)
+        return cls(folder, found, base)
+
+    @classmethod
+    def open(cls, folder: str | Path, base: BaseModel | None = None) -> KnowledgeBase:
+        """The knowledge base in a folder. The model is loaded when it is first needed.
+
+        Args:
+            base: the base model, if it is loaded already.
+
+        Raises:
+            PragError: there is none, or it is damaged; or `base` is not its model.
+        """
+        kb = cls(Path(folder), settings.load(Path(folder)), base)
+        if base is not None:
+            kb._check_base(base)
+        return kb
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model, loaded once.
+
+        Raises:
+            PragError: it cannot be loaded, or is not the model that this folder was made with.
+        """
+        if self._base is None:
+            base = load_model(self.settings.model)
+            self._check_base(base)
+            self._base = base
+        return self._base
+
+    # -- adding and taking away -------------------------------------------------------------
+
+    def add(
+        self,
+        paths: Sequence[str | Path] | str | Path,
+        *,
+        skip_bad: bool = False,
+        stdin: BinaryIO | None = None,
+    ) -> tuple[PutReport, ReadReport]:
+        """Add files and folders (`-` is standard input). A changed document replaces its passages.
+
+        Args:
+            skip_bad: add what can be read and leave out the rest, which the report names.
+
+        Raises:
+            PragError: something cannot be read (every problem is named, nothing is added), or the
+                folder cannot be written.
+        """
+        paths = [paths] if isinstance(paths, (str, Path)) else paths
+        report = read(paths, chunk_words=self.settings.chunk_words, stdin=stdin)
+        if report.problems and not skip_bad:
+            shown = "\n".join(f"  {p.text}: {p.reason}" for p in report.problems)
+            raise PragError(f"nothing was added to {self.folder}:\n{shown}")
+        if not report.documents:
+            raise PragError(f"nothing to add in {', '.join(map(str, paths))}")
+        return self.add_documents(report.documents), report
+
+    def add_documents(self, documents: Sequence[Document]) -> PutReport:
+        """Add documents that the caller has made, all of them or none."""
+        with self._writing(), self._catalogue() as catalogue:
+            return catalogue.put(documents)
+
+    def withdraw(self, ids: Sequence[str]) -> WithdrawReport:
+        """Take documents or passages out: by document name, passage id, or a prefix of one.
+
+        From the moment this returns no answer rests on them; their adapters and augmentations
+        are deleted. The index of the retriever forgets them at the next build; until then they
+        are passed over.
+
+        Raises:
+            PragError: an id names nothing, or more than one passage; nothing is withdrawn.
+        """
+        with self._writing():
+            with self._catalogue() as catalogue:
+                report = catalogue.withdraw(ids)
+            self._forget(set(report.passages))
+        return report
+
+    def augment_from(self, path: str | Path, label: str | None = None) -> ImportReport:
+        """Take augmentations made elsewhere; they are used before any that are there.
+
+        Their origin, `file:<label>@<hash of the file>`, is part of the fingerprint of every
+        adapter trained on them.
+
+        Args:
+            path: JSON lines `{"id", "rewrite", "qa": [{"question", "answer", "full_answer"}]}`;
+                an id may be the first 12 digits of the passage's.
+            label: what to call them; by default the file's name.
+
+        Raises:
+            PragError: a line is damaged; nothing is imported.
+        """
+        with self._writing():
+            with self._catalogue() as catalogue:
+                ids = {p.id for p in catalogue.passages()}
+            report = self._augmentations.take(Path(path), label, ids)
+            if report.imported:
+                self._prefer(report.origin)
+        return report
+
+    # -- building ---------------------------------------------------------------------------
+
+    def augment(self, progress: Progress | None = None, augmenter: Augmenter | None = None) -> int:
+        """Augment the passages that have no augmentation yet, and go no further.
+
+        Args:
+            augmenter: who does it; its work is then used before what the base model made, and
+                only passages that have nothing but that count as not augmented. By default the
+                base model itself.
+
+        Returns:
+            How many passages were augmented.
+        """
+        with self._writing(), self._catalogue() as catalogue:
+            passages = list(catalogue.passages())
+            if augmenter is not None:
+                self._prefer(augmenter.origin)
+            return self._augment(passages, progress or _silent, augmenter)
+
+    def build(self, progress: Progress | None = None, recipe: Recipe | None = None) -> BuildReport:
+        """Augment, encode and index what is missing; keep the rest. Can be killed and run again.
+
+        Args:
+            progress: called with a stage, how much is done, of how much.
+            recipe: from now on use this one; adapters of another recipe are kept beside its own.
+
+        Raises:
+            PragError: the corpus is empty, another process is writing, the disk is full ...
+        """
+        tell = progress or _silent
+        clock = build.Clock()
+        with self._writing(), self._catalogue() as catalogue, self._store() as store:
+            if recipe is not None and recipe != self.settings.recipe:
+                self._save(replace(self.settings, recipe=recipe))
+            passages = list(catalogue.passages())
+            if not passages:
+                raise PragError(
+                    f"{self.folder} has no passages: `prag add {self.folder} FILE` first"
+                )
+            ids = {p.id for p in passages}
+            store.sweep()
+            there = store.keys()
+            discarded = store.discard([key for key in there if key.passage not in ids])
+            augmented = self._augment(passages, tell)
+            used = self._augmentations.known(ids)
+            clock.lap("augment")
+
+            plan = build.plan_lessons(self.base, self.settings.recipe, passages, used)
+            good, damaged = build.keep_good(store, plan, tell)
+            encoded = build.encode_missing(
+                self.base, self.settings.recipe, store, plan, good, TOKENS_A_STEP, tell
+            )
+            clock.lap("encode")
+
+            digest = catalogue.digest()
+            tell("index", 0, len(passages))
+            if not inspect.index_fits(self.folder, self.settings.retriever, digest):
+                build_retriever(
+                    self.settings.retriever, passages, self.folder / "retrieval", digest
+                )
+            tell("index", len(passages), len(passages))
+            clock.lap("index")
+
+            origins = Counter(a.origin for a in used.values())
+            prints = [
+                self.settings.recipe.fingerprint(origin)
+                for origin in self._augmentations.origins
+                if origin in origins
+            ]
+            done = Built(self.settings.recipe, tuple(dict.fromkeys(prints)), digest, len(passages))
+            self._save(replace(self.settings, built=done))
+        self._forget_open()
+        return BuildReport(
+            passages=len(passages),
+            augmented=augmented,
+            encoded=encoded,
+            kept=len(good),
+            damaged=damaged,
+            discarded=discarded,
+            left_out=plan.left_out,
+            rejects=sum(len(a.rejects) for a in used.values()),
+            origins=dict(origins),
+            seconds=clock.laps,
+        )
+
+    # -- asking -----------------------------------------------------------------------------
+
+    def ask(
+        self,
+        question: str,
+        method: str = "parametric",
+        top_k: int = 3,
+        generate: GenerateConfig | None = None,
+        recipe: Recipe | None = None,
+    ) -> Answer:
+        """Answer a question; see `ask_many`.
+
+        Raises:
+            PragError: it cannot be answered; the text says why.
+        """
+        (answer,) = self.ask_many([question], method, top_k, generate, recipe)
+        if answer.error is not None:
+            raise PragError(answer.error)
+        return answer
+
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        method: str = "parametric",
+        top_k: int = 3,
+        generate: GenerateConfig | None = None,
+        recipe: Recipe | None = None,
+    ) -> list[Answer]:
+        """Answer questions in batches, each with its own adapters.
+
+        Args:
+            method: `closed-book`, `in-context`, `parametric` or `combined`.
+            top_k: passages a question.
+            generate: length and sampling of answers; greedy, 20 tokens by default.
+            recipe: whose adapters to use; by default the recipe that was last built.
+
+        Returns:
+            An answer to each question, in order; one that could not be answered has its `error`.
+
+        Raises:
+            PragError: no such method, nothing is built, or a wrong base model.
+        """
+        chosen = method_named(method)
+        if top_k < 1:
+            raise PragError("top_k is at least 1")
+        library = self._library(recipe)
+        return answer_all(library, questions, chosen, top_k, generate or GenerateConfig())
+
+    # -- looking and taking along -----------------------------------------------------------
+
+    def status(self) -> Status:
+        """What there is and what is missing. Reads no model and writes nothing."""
+        with self._catalogue(readonly=True) as catalogue:
+            return inspect.status(self.folder, self.settings, catalogue, self._augmentations)
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Read everything and check it: passages, adapters, index. Writes nothing."""
+        with self._catalogue(readonly=True) as catalogue:
+            return inspect.verify(
+                self.folder, self.settings, catalogue, self._augmentations, progress or _silent
+            )
+
+    def export(self, to: str | Path, ids: Sequence[str] = ()) -> list[Path]:
+        """Write adapters as PEFT folders, one a passage, named by its id.
+
+        Args:
+            to: a folder; made if need be.
+            ids: passages; by default all that have an adapter.
+
+        Returns:
+            The folders, in the order of the corpus.
+        """
+        built = self._built()
+        with self._catalogue(readonly=True) as catalogue, self._store(readonly=True) as store:
+            chosen = catalogue.get(ids) if ids else list(catalogue.passages())
+            written = []
+            for passage in chosen:
+                pair = self._find_adapter(store, passage.id, built.fingerprints)
+                if pair is not None:
+                    folder = Path(to) / passage.id
+                    export.write_peft(folder, self.settings.model, pair[1], passage)
+                    written.append(folder)
+        return written
+
+    # -- what the above share ---------------------------------------------------------------
+
+    def _check_base(self, base: BaseModel) -> None:
+        if base.fingerprint != self.settings.base:
+            raise PragError(
+                f"{self.folder} was made with the model {self.settings.model!r} of fingerprint "
+                f"{self.settings.base}; {base.name!r} has {base.fingerprint}. Adapters fit only "
+                "the model they were trained on: restore that model, or make a new knowledge base"
+            )
+
+    def _built(self) -> Built:
+        # Another process may have built since: what is on the disk counts.
+        found = settings.load(self.folder)
+        if found.built is None:
+            raise PragError(f"{self.folder} is not built yet: `prag build {self.folder}` first")
+        if self.settings.built != found.built:
+            self.settings = found
+            self._forget_open()
+        return found.built
+
+    def _library(self, recipe: Recipe | None) -> Library:
+        built = self._built()
+        prints = built.fingerprints
+        if recipe is not None:
+            prints = tuple(recipe.fingerprint(origin) for origin in self._augmentations.origins)
+
+        def passages(ids: Sequence[str]) -> list[Passage]:
+            with self._catalogue(readonly=True) as catalogue:
+                return catalogue.get(ids)
+
+        with self._catalogue(readonly=True) as catalogue:
+            same = catalogue.digest() == built.digest
+            allowed = None if same else {p.id for p in catalogue.passages()}
+
+        def search(questions: Sequence[str], k: int) -> list[list[Hit]]:
+            return self._retriever.search(questions, k, allowed)
+
+        def adapter(passage_id: str) -> tuple[str, Adapter] | None:
+            return self._find_adapter(self._reading_store, passage_id, prints)
+
+        notes = (
+            ()
+            if same
+            else (
+                "the corpus has changed since the last build: what was added is not searched yet "
+                f"(`prag build {self.folder}`), what was withdrawn is passed over",
+            )
+        )
+        return Library(
+            base=self.base,
+            recipe=recipe or built.recipe,
+            engine=self._engine,
+            search=search,
+            passages=passages,
+            adapter=adapter,
+            notes=notes,
+        )
+
+    def _find_adapter(
+        self, store: AdapterStore, passage_id: str, fingerprints: Sequence[str]
+    ) -> tuple[str, Adapter] | None:
+        keys = [AdapterKey(passage_id, self.settings.base, f) for f in fingerprints]
+        there = store.has(keys)
+        for key in keys:
+            if key in there:
+                return str(key), store.read(key)
+        known = self._augmentations.known({passage_id})
+        if passage_id in known and not known[passage_id].pairs:
+            return None
+        return str(keys[0]), store.read(keys[0])  # raises, with what there is instead
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return TransformersEngine(self.base)
+
+    @cached_property
+    def _retriever(self) -> Retriever:
+        return open_retriever(self.folder / "retrieval", self.settings.retriever)
+
+    @cached_property
+    def _reading_store(self) -> AdapterStore:
+        return self._store(readonly=True)
+
+    def _forget_open(self) -> None:
+        for name in ("_retriever", "_reading_store"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def _augmentations(self) -> Augmentations:
+        origins = (*self.settings.origins, f"self:{self.settings.base}")
+        return Augmentations(self.folder, self.settings.recipe, origins)
+
+    def _augment(
+        self, passages: Sequence[Passage], tell: Progress, augmenter: Augmenter | None = None
+    ) -> int:
+        known = self._augmentations.known({p.id for p in passages})
+        own = f"self:{self.settings.base}" if augmenter is not None else None
+        missing = [p for p in passages if p.id not in known or known[p.id].origin == own]
+        if not missing:
+            return 0
+        maker = augmenter or self_augmenter(self.base, self.settings.recipe.augment)
+        return self._augmentations.make(maker, missing, tell)
+
+    def _prefer(self, origin: str) -> None:
+        others = tuple(o for o in self.settings.origins if o != origin)
+        self._save(replace(self.settings, origins=(origin, *others)))
+
+    def _forget(self, passage_ids: set[str]) -> None:
+        if (self.folder / "adapters").exists():
+            with self._store() as store:
+                there = store.keys()
+                store.discard([key for key in there if key.passage in passage_ids])
+        for path in sorted((self.folder / "augmentations").glob("*.jsonl")):
+            AugmentationFile(path).remove(passage_ids)
+
+    def _save(self, changed: Settings) -> None:
+        settings.save(self.folder, changed)
+        self.settings = changed
+
+    def _catalogue(self, readonly: bool = False) -> Catalogue:
+        return Catalogue.open(self.folder / "corpus.sqlite", readonly)
+
+    def _store(self, readonly: bool = False) -> AdapterStore:
+        return AdapterStore.open(self.folder / "adapters", readonly)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The one writer; what is on the disk is what it starts from.
+
+        Raises:
+            PragError: another process is writing, or the folder cannot be written.
+        """
+        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise PragError(
+                f"another process is writing to {self.folder}; wait until it is done, then run the "
+                "command again"
+            ) from None
+        except OSError as error:
+            raise settings.unwritable(self.folder, error) from error
+        try:
+            self.settings = settings.load(self.folder)
+            yield
+        finally:
+            lock.release()
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""

@@ -1,0 +1,125 @@
+"""What a knowledge base is set up to be, and what was last built: `prag.json`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prag.config import Recipe, recipe_from_dict, recipe_to_dict
+from prag.records import PragError
+
+FORMAT = 1
+FILE = "prag.json"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the last finished build left: what `ask` answers from.
+
+    `fingerprints` are those of the recipe with each origin of augmentations, the preferred first;
+    `digest` is that of the corpus that was built.
+    """
+
+    recipe: Recipe
+    fingerprints: tuple[str, ...]
+    digest: str
+    passages: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`origins` are those of augmentations not made by the base itself, the preferred first."""
+
+    model: str
+    base: str  # fingerprint
+    recipe: Recipe
+    retriever: str = "bm25"
+    chunk_words: int = 100
+    origins: tuple[str, ...] = ()
+    built: Built | None = field(default=None)
+
+
+def load(folder: Path) -> Settings:
+    """The settings of the knowledge base in a folder.
+
+    Raises:
+        PragError: there is none, or the file is damaged, or of a newer format.
+    """
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PragError(
+            f"no knowledge base at {folder}: make one with `prag init {folder} --model smollm2`"
+        ) from None
+    except NotADirectoryError:
+        raise PragError(f"{folder} is a file, not the folder of a knowledge base") from None
+    except (OSError, ValueError) as error:
+        raise PragError(f"{path} cannot be read: {error}") from error
+    if data.get("format") != FORMAT:
+        raise PragError(
+            f"{path} has format {data.get('format')}, this version of prag reads {FORMAT}: "
+            "use the version that wrote it"
+        )
+    try:
+        return Settings(
+            model=data["model"],
+            base=data["base"],
+            recipe=_recipe(data["recipe"]),
+            retriever=data["retriever"],
+            chunk_words=data["chunk_words"],
+            origins=tuple(data["origins"]),
+            built=_built(data["built"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise PragError(f"{path} is damaged: {error!r}") from error
+
+
+def save(folder: Path, settings: Settings) -> None:
+    """Write the settings so that a kill leaves either the old or the new file.
+
+    Raises:
+        PragError: the disk is full or the folder cannot be written; the old file stays.
+    """
+    data = {"format": FORMAT, **asdict(settings), "recipe": recipe_to_dict(settings.recipe)}
+    if settings.built is not None:
+        data["built"] = {**asdict(settings.built), "recipe": recipe_to_dict(settings.built.recipe)}
+    path, fresh = folder / FILE, folder / f".{FILE}.new"
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> PragError:
+    """The message for a folder that cannot be written to."""
+    if error.errno == errno.ENOSPC:
+        return PragError(
+            f"{folder}: no space left on the disk; free some and run the command again"
+        )
+    return PragError(f"{folder} cannot be written: {error.strerror or error}")
+
+
+def _recipe(data: dict[str, Any]) -> Recipe:
+    return recipe_from_dict({**data, "base": "paper"})
+
+
+def _built(data: dict[str, Any] | None) -> Built | None:
+    if data is None:
+        return None
+    fingerprints = tuple(data["fingerprints"])
+    return Built(_recipe(data["recipe"]), fingerprints, data["digest"], data["passages"])

@@ -1,0 +1,17 @@
+"""The adapter store: durable, checksummed, memory-mapped. Its format is docs/store-format.md."""
+
+from prag.store.adapters import AdapterStore, StoredItem
+from prag.store.errors import DamagedAdapter, MissingAdapter
+from prag.store.upkeep import CompactReport, Damage, StoreSize, SweepReport, VerifyReport
+
+__all__ = [
+    "AdapterStore",
+    "CompactReport",
+    "Damage",
+    "DamagedAdapter",
+    "MissingAdapter",
+    "StoreSize",
+    "StoredItem",
+    "SweepReport",
+    "VerifyReport",
+]

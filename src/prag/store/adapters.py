@@ -1,0 +1,324 @@
+"""The adapter store: commit adapters, read them back, nothing lost between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+
+from prag.lora import Adapter, Site, flatten, numbers, unflatten
+from prag.records import AdapterKey, PragError
+from prag.store import upkeep
+from prag.store.errors import DamagedAdapter, MissingAdapter, explained
+from prag.store.index import Index, Row, layout_id, sites_to_json
+from prag.store.shards import ShardDamage, ShardFolder, checksum, sync_folder
+
+Kind = Literal["float32", "float16", "bfloat16"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An adapter to commit.
+
+    Args:
+        key: what it is the adapter of.
+        adapter: its factors.
+        examples: the digest of what it was trained on.
+    """
+
+    key: AdapterKey
+    adapter: Adapter
+    examples: str
+
+
+class AdapterStore:
+    """A folder of adapters; see `open`.
+
+    Any number of processes and threads may read while one writes. The store does not keep a
+    second writer out: the caller holds a lock around everything that writes. A store must not be
+    carried over a fork: open it in the child.
+    """
+
+    def __init__(self, folder: Path, index: Index, shards: ShardFolder) -> None:
+        self.folder = folder
+        self._index = index
+        self._shards = shards
+
+    @classmethod
+    def open(cls, folder: Path | str, readonly: bool = False) -> AdapterStore:
+        """Open a store; no shard is read, no row is counted.
+
+        Opening for writing makes what is not there yet, and removes nothing.
+
+        Args:
+            folder: of the store.
+            readonly: refuse to write; a folder that cannot be written opens.
+
+        Raises:
+            PragError: there is no store, its index is lost, cannot be read or is of a newer
+                format, or the folder cannot be written.
+        """
+        folder = Path(folder)
+        path = folder / "index.sqlite"
+        shards = ShardFolder(folder / "shards")
+        with explained(folder, "opening the adapter store"):
+            empty = not path.is_file() or path.stat().st_size == 0
+            if empty and shards.names():
+                # An empty index would make a sweep delete them all.
+                raise PragError(
+                    f"{path}: the index of the adapter store is missing, {len(shards.names())} "
+                    "shards are there: restore the index from a copy, or move the folder "
+                    f"{folder} away and run `prag build` to make the adapters again"
+                )
+            if empty and readonly:
+                raise PragError(f"{folder}: there is no adapter store yet: run `prag build`")
+            if not readonly:
+                shards.path.mkdir(parents=True, exist_ok=True)
+        index = Index(path, readonly)
+        if empty:
+            with explained(folder, "opening the adapter store"):
+                sync_folder(folder)
+                sync_folder(folder.parent)
+        return cls(folder, index, shards)
+
+    def close(self) -> None:
+        """Close the index and let go of the maps; adapters that were read stay valid."""
+        self._index.close()
+        self._shards.close()
+
+    def __enter__(self) -> AdapterStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._index.count()
+
+    def keys(self, base: str | None = None, recipe: str | None = None) -> list[AdapterKey]:
+        """The keys that are stored, sorted; only those of a base model, of a recipe, if given."""
+        return self._index.keys(base, recipe)
+
+    def has(self, keys: Iterable[AdapterKey]) -> set[AdapterKey]:
+        """Those of the keys that are stored."""
+        return set(self._index.examples(keys))
+
+    def examples(self, keys: Iterable[AdapterKey]) -> dict[AdapterKey, str]:
+        """The examples digests of those of the keys that are stored."""
+        return self._index.examples(keys)
+
+    def commit(
+        self, items: Sequence[StoredItem], sites: Sequence[Site], kind: Kind = "float32"
+    ) -> None:
+        """Store a batch of adapters as one shard. When this returns they survive a power cut.
+
+        A key that is stored already gets the new adapter; the old bytes stay as garbage until
+        `compact`. If this raises, no adapter of the batch is stored and nothing of it stays.
+
+        Args:
+            items: the adapters, all of one rank and one alpha, each key once; none is no work.
+            sites: the sites that every one of them covers.
+            kind: the dtype to store them in.
+
+        Raises:
+            PragError: the disk is full, the folder cannot be written, or a number does not fit
+                into `kind`.
+            ValueError: the batch is not as described above.
+        """
+        self._must_write()
+        if not items:
+            return
+        rank, alpha = _form(items, sites)
+        layout = sites_to_json(sites)
+        width = DTYPES[kind].itemsize
+        sums: list[str] = []
+
+        def payloads() -> Iterator[memoryview]:
+            for item in items:
+                payload = _encode(item, sites, kind)
+                sums.append(checksum(payload))
+                yield payload
+
+        shard, entries = self._shards.write(
+            upkeep.metadata(kind, rank, alpha, layout),
+            upkeep.SAFETENSORS_DTYPES[kind],
+            [str(item.key) for item in items],
+            numbers(sites, rank) * width,
+            width,
+            payloads(),
+        )
+        created = int(time.time())
+        form = (kind, rank, float(alpha), layout_id(layout))
+        rows = [
+            Row(item.key, shard, e.offset, e.length, *form, digest, item.examples, created)
+            for item, e, digest in zip(items, entries, sums, strict=True)
+        ]
+        try:
+            self._index.add(rows, layout)
+        except BaseException:
+            # Look before deleting: the error may have come after the commit.
+            with suppress(PragError):
+                if not self._index.names_shard(shard):
+                    self._shards.remove(shard)
+            raise
+
+    def read(self, key: AdapterKey, dtype: torch.dtype = torch.float32) -> Adapter:
+        """An adapter, its bytes checked against their checksum.
+
+        Raises:
+            MissingAdapter: it is not stored; says what is stored of this passage.
+            DamagedAdapter: its bytes are gone or not those that were stored.
+        """
+        return self.read_many([key], dtype)[key]
+
+    def read_many(
+        self, keys: Iterable[AdapterKey], dtype: torch.dtype = torch.float32
+    ) -> dict[AdapterKey, Adapter]:
+        """Several adapters, in the order of their keys; errors as of `read`."""
+        keys = list(dict.fromkeys(keys))
+        rows = self._index.rows(keys)
+        return {key: self._read(key, rows.get(key), dtype) for key in keys}
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> upkeep.VerifyReport:
+        """Read every adapter and check it, and every shard's header against the index.
+
+        Without the writer's lock, a shard that is just being written counts among the orphans.
+
+        Args:
+            progress: called with how many adapters are done and how many there are.
+
+        Raises:
+            PragError: the index itself is damaged.
+        """
+        return upkeep.verify(self._index, self._shards, progress)
+
+    def sweep(self) -> upkeep.SweepReport:
+        """Delete what a killed writer left: temporary files, shards that no row names.
+
+        Call it under the writer's lock only: the shard that another writer has written and not
+        yet entered looks just like a leftover.
+        """
+        self._must_write()
+        return upkeep.sweep(self._index, self._shards)
+
+    def discard(self, keys: Iterable[AdapterKey]) -> int:
+        """Forget adapters (withdrawn, or damaged); shards that this empties are deleted.
+
+        Returns:
+            How many of the keys were stored.
+        """
+        self._must_write()
+        keys = list(dict.fromkeys(keys))
+        touched = {row.shard for row in self._index.rows(keys).values()}
+        count = self._index.delete(keys) if touched else 0
+        for shard in touched:
+            if not self._index.names_shard(shard):
+                self._shards.remove(shard)
+        return count
+
+    def compact(self, target_bytes: int = 256 * 1024 * 1024) -> upkeep.CompactReport:
+        """Rewrite small shards, and shards with garbage, into few of about `target_bytes`.
+
+        Every adapter is checked as it is copied; a damaged one stays where it is and is
+        reported. Safe to kill. Call it under the writer's lock; readers may go on. It first does
+        what `sweep` does.
+        """
+        self._must_write()
+        return upkeep.compact(self._index, self._shards, target_bytes)
+
+    def size(self) -> upkeep.StoreSize:
+        """How much there is."""
+        with explained(self._index.path, "reading its size"):
+            index_bytes = self._index.path.stat().st_size
+        return upkeep.StoreSize(
+            adapters=self._index.count(),
+            bytes_live=self._index.live_bytes(),
+            bytes_on_disk=self._shards.bytes_on_disk() + index_bytes,
+            shards=len(self._shards.names()),
+        )
+
+    def _must_write(self) -> None:
+        if self._index.readonly:
+            raise PragError(
+                f"{self.folder}: this adapter store was opened for reading only: open it for "
+                "writing, under the lock of its knowledge base"
+            )
+
+    def _read(self, key: AdapterKey, row: Row | None, dtype: torch.dtype) -> Adapter:
+        while row is not None:
+            try:
+                return self._decode(row, dtype)
+            except ShardDamage as damage:
+                # A compaction may have moved the adapter since its row was read.
+                now = self._index.rows([key]).get(key)
+                if now == row:
+                    held = [r.key for r in self._index.rows_of_shard(row.shard)]
+                    path = self._shards.file(row.shard)
+                    raise DamagedAdapter(key, path, held, str(damage)) from damage
+                row = now
+        raise MissingAdapter(key, self._index.keys_of_passage(key.passage), self.folder)
+
+    def _decode(self, row: Row, dtype: torch.dtype) -> Adapter:
+        # The copy is what is checked and what is used: the map could change in between, and a
+        # tensor on a map that cannot be written is unsafe.
+        data = self._shards.copy(row.shard, row.entry)
+        if checksum(data) != row.checksum:
+            raise ShardDamage("its checksum does not match")
+        sites = self._index.sites(row.layout)
+        stored = DTYPES.get(row.dtype)
+        if sites is None or stored is None:
+            raise ShardDamage("the index does not know its layout or its dtype")
+        if row.length != numbers(sites, row.rank) * stored.itemsize:
+            raise ShardDamage("the index gives it another length than its layout has")
+        vector = torch.frombuffer(data, dtype=stored).to(dtype)  # [P]
+        return unflatten(vector, sites, row.rank, row.alpha)
+
+
+def _form(items: Sequence[StoredItem], sites: Sequence[Site]) -> tuple[int, float]:
+    """The rank and alpha that all items share; ValueError if they are no batch."""
+    names = {site.name for site in sites}
+    if not names or len(names) != len(sites):
+        raise ValueError("sites: at least one, each name once")
+    if len({item.key for item in items}) != len(items):
+        raise ValueError("a key stands twice in the batch")
+    rank, alpha = items[0].adapter.rank, items[0].adapter.alpha
+    for item in items:
+        adapter = item.adapter
+        if (adapter.rank, adapter.alpha) != (rank, alpha):
+            raise ValueError("the adapters of a batch have one rank and one alpha")
+        if set(adapter.factors) != names:
+            raise ValueError(f"{item.key}: the adapter covers other sites than those given")
+        for site in sites:
+            A, B = adapter.factors[site.name]
+            if A.shape != (rank, site.inputs) or B.shape != (site.outputs, rank):
+                raise ValueError(f"{item.key}: the factors of {site.name} have other shapes")
+    return rank, alpha
+
+
+def _encode(item: StoredItem, sites: Sequence[Site], kind: Kind) -> memoryview:
+    """The bytes of an adapter in the dtype `kind`."""
+    vector = flatten(item.adapter, sites).detach().cpu()  # [P]
+    stored = vector.to(DTYPES[kind]).contiguous()
+    if bool((torch.isinf(stored) & ~torch.isinf(vector)).any()):
+        raise PragError(
+            f"{item.key}: a number of this adapter is too large for {kind} (the largest is "
+            f"{vector.abs().max().item():.3g}): store it as float32 or bfloat16"
+        )
+    return stored.view(torch.uint8).numpy().data
