@@ -484,19 +484,20 @@ def test_a_build_between_two_reads_is_noticed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_shortened_or_missing_file_is_a_clear_error(tmp_path, kind):
+def test_every_missing_file_or_one_of_another_length_is_a_clear_error(tmp_path, kind):
     build(kind, CORPUS, tmp_path / "i")
     names = sorted(p.relative_to(tmp_path / "i") for p in (tmp_path / "i").rglob("*.*"))
     names = [name for name in names if (tmp_path / "i" / name).is_file()]
     assert len(names) >= 3
     for name in names:
-        for shorten in (True, False):
+        for harm in ("shorten", "lengthen", "remove"):
             copy = tmp_path / "copy"
             shutil.copytree(tmp_path / "i", copy)
-            if shorten:
-                (copy / name).write_bytes((copy / name).read_bytes()[:-7])
-            else:
+            content = (copy / name).read_bytes()
+            if harm == "remove":
                 (copy / name).unlink()
+            else:
+                (copy / name).write_bytes(content[:-7] if harm == "shorten" else content + b"x" * 8)
             with pytest.raises(PragError, match="run `prag build`"):
                 reopen(kind, copy)
             shutil.rmtree(copy)

@@ -1,0 +1,295 @@
+"""The life of a knowledge base, on a tiny model."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_model
+from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
+
+from prag import KnowledgeBase, PragError
+from prag.config import PAPER, SMALL
+from prag.records import Document, Passage
+
+pytestmark = pytest.mark.fast
+
+QUICK = replace(PAPER, name="quick", augment=replace(PAPER.augment, pairs=2))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tiny_model("llama", dtype=torch.float32)
+
+
+@pytest.fixture
+def kb(base, tmp_path):
+    """Six passages, augmented and built."""
+    kb = KnowledgeBase.create(tmp_path / "kb", base, QUICK)
+    kb.add(write_corpus(tmp_path / "towers.jsonl", 6))
+    kb.augment(augmenter=WrittenAugmenter())
+    kb.build()
+    return kb
+
+
+def test_build_encodes_each_passage_once_and_then_nothing(kb):
+    again = kb.build()
+    assert (again.encoded, again.kept, again.damaged) == (0, 6, 0)
+    status = kb.status()
+    assert status.up_to_date
+    assert (status.documents, status.passages, status.encoded) == (6, 6, 6)
+    assert status.augmented == {"endpoint:written": 6}
+    assert kb.verify().problems == ()
+
+
+def test_four_methods_say_what_they_used(kb):
+    question = "Who built Calver2?"
+    answers = {m: kb.ask(question, m) for m in ("closed-book", "in-context", "parametric", "combined")}
+    assert answers["closed-book"].sources == ()
+    top = answers["parametric"].sources
+    assert top[0].title == "Calver2"
+    assert all(s.adapter and not s.in_prompt for s in top)
+    assert all(s.adapter is None and s.in_prompt for s in answers["in-context"].sources)
+    assert all(s.adapter and s.in_prompt for s in answers["combined"].sources)
+    assert answers["parametric"].prompt_tokens == answers["closed-book"].prompt_tokens
+    assert answers["combined"].prompt_tokens == answers["in-context"].prompt_tokens
+    assert {"retrieve", "load", "generate"} <= set(answers["parametric"].timings)
+    assert len({a.raw for a in answers.values()}) == 4
+
+
+def test_ask_many_equals_ask_one_by_one(kb):
+    questions = ["Who built Calver2?", "Which tower has 24 metres?", "When was Brixo1 built?"]
+    together = kb.ask_many(questions, "combined", top_k=2)
+    for question, answer in zip(questions, together, strict=True):
+        alone = kb.ask(question, "combined", top_k=2)
+        assert (alone.raw, alone.sources) == (answer.raw, answer.sources)
+
+
+def test_small_routes_to_the_best_passage_and_says_so(kb):
+    kb.build(recipe=replace(SMALL, augment=QUICK.augment))
+    answer = kb.ask("Who built Calver2?")
+    assert [bool(s.adapter) for s in answer.sources] == [True, False, False]
+    assert any("best passage's adapter alone" in note for note in answer.notes)
+
+
+def test_a_question_without_hits_is_an_error_and_spares_the_others(kb):
+    with pytest.raises(PragError, match="no passage fits the question"):
+        kb.ask("zyzzyva qwertyuiop?")
+    good, bad = kb.ask_many(["Who built Calver2?", "zyzzyva qwertyuiop?"])
+    assert good.error is None
+    assert good.raw
+    assert bad.error is not None
+    with pytest.raises(PragError, match="empty"):
+        kb.ask("  ? ")
+    assert kb.ask("zyzzyva qwertyuiop?", "closed-book").raw
+
+
+def test_changed_document_replaces_its_passages(kb, tmp_path):
+    before = adapters_of(kb)
+    path = tmp_path / "towers.jsonl"
+    path.write_text(path.read_text().replace("mason2", "mason222"))
+    report, _ = kb.add(path)
+    assert (report.added, report.replaced, report.unchanged) == (0, 1, 5)
+    kb.augment(augmenter=WrittenAugmenter())
+    built = kb.build()
+    assert (built.encoded, built.kept, built.discarded) == (1, 5, 1)
+    after = adapters_of(kb)
+    assert len(after) == 6
+    assert len(before.keys() & after.keys()) == 5
+    assert kb.ask("Who built Calver2?").sources[0].text.count("mason222") == 1
+
+
+def test_same_documents_twice_do_nothing(kb, tmp_path):
+    report, _ = kb.add(tmp_path / "towers.jsonl")
+    assert (report.added, report.replaced, report.unchanged) == (0, 0, 6)
+    assert kb.build().encoded == 0
+
+
+def test_withdrawn_is_gone_at_once(kb):
+    source = kb.ask("Who built Calver2?").sources[0]
+    kb.withdraw([source.passage_id])
+    answer = kb.ask("Who built Calver2?")
+    assert source.passage_id not in {s.passage_id for s in answer.sources}
+    assert any("changed since the last build" in note for note in answer.notes)
+    assert all(key.passage != source.passage_id for key in adapters_of(kb))
+    for file in (kb.folder / "augmentations").glob("*.jsonl"):
+        assert source.passage_id not in file.read_text()
+    with pytest.raises(PragError):
+        kb.withdraw([source.passage_id])
+    assert kb.build().encoded == 0
+    assert kb.verify().problems == ()
+
+
+def test_added_and_not_built_is_said(kb):
+    kb.add_documents([Document("new", "here", (Passage("Zorn", "Zorn is a tower of glass."),))])
+    answer = kb.ask("Who built Calver2?")
+    assert any("changed since the last build" in note for note in answer.notes)
+    assert not kb.status().up_to_date
+
+
+def test_wrong_base_model_is_refused(kb):
+    other = tiny_model("llama", seed=1, dtype=torch.float32)
+    with pytest.raises(PragError, match="restore that model"):
+        KnowledgeBase.open(kb.folder, other)
+
+
+def test_wrong_base_model_in_the_place_of_the_right_one(kb, tmp_path):
+    folder = tmp_path / "model"
+    other = tiny_model("llama", seed=1, dtype=torch.float32)
+    other.model.save_pretrained(folder)
+    other.tokenizer.save_pretrained(folder)
+    settings = (kb.folder / "prag.json").read_text()
+    (kb.folder / "prag.json").write_text(settings.replace('"tiny-llama"', f'"{folder}"'))
+    with pytest.raises(PragError, match=f"{kb.settings.base}.*restore that model"):
+        KnowledgeBase.open(kb.folder).ask("Who built Calver2?")
+
+
+def test_another_recipe_is_refused_until_it_is_built(kb):
+    other = replace(QUICK, train=replace(QUICK.train, rank=4))
+    with pytest.raises(PragError, match="another recipe .* `prag build`"):
+        kb.ask("Who built Calver2?", recipe=other)
+    kb.build(recipe=other)
+    assert kb.ask("Who built Calver2?", recipe=other).sources[0].adapter
+    assert len(adapters_of(kb)) == 12, "the adapters of the first recipe are kept"
+    assert kb.build(recipe=QUICK).encoded == 0
+
+
+def test_changed_augmentation_is_trained_again(kb):
+    class Other(WrittenAugmenter):
+        def _one(self, p):
+            made = super()._one(p)
+            return replace(made, pairs=(replace(made.pairs[0], answer="another"),))
+
+    path = kb._augmentations.file("endpoint:written")
+    path.append(Other().augment(list(kb._catalogue().passages())[:2]))
+    report = kb.build()
+    assert (report.encoded, report.kept) == (2, 4)
+
+
+def test_flipped_byte_is_found_named_and_mended(kb):
+    good = adapters_of(kb)
+    shard = max((kb.folder / "adapters" / "shards").glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    report = kb.verify()
+    assert len(report.problems) == 1
+    assert shard.name.split(".")[0] in report.problems[0]
+    assert "prag build" in report.problems[0]
+    mended = kb.build()
+    assert mended.damaged >= 1
+    assert mended.encoded == mended.damaged
+    assert kb.verify().problems == ()
+    same = adapters_of(kb)
+    assert good.keys() == same.keys()
+    for key, adapter in good.items():
+        for name, (A, B) in adapter.factors.items():
+            torch.testing.assert_close(same[key].factors[name][0], A, rtol=0, atol=1e-4)
+            torch.testing.assert_close(same[key].factors[name][1], B, rtol=0, atol=1e-3)
+
+
+def test_damage_stops_an_answer(kb):
+    for shard in (kb.folder / "adapters" / "shards").glob("*.safetensors"):
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        shard.write_bytes(data)
+    answers = kb.ask_many([f"Who built {n}?" for n in ("Calver2", "Brixo1", "Estrel4")])
+    assert all(a.error and "prag build" in a.error for a in answers)
+
+
+def test_passage_without_pairs_is_left_out_and_said(base, tmp_path):
+    class Nothing(WrittenAugmenter):
+        def _one(self, p):
+            made = super()._one(p)
+            return replace(made, pairs=()) if p.title == "Calver2" else made
+
+    kb = KnowledgeBase.create(tmp_path / "kb", base, QUICK)
+    kb.add(write_corpus(tmp_path / "towers.jsonl", 4))
+    kb.augment(augmenter=Nothing())
+    report = kb.build()
+    assert len(report.left_out) == 1
+    assert kb.status().left_out == report.left_out
+    assert kb.status().up_to_date
+    answer = kb.ask("Who built Calver2?", top_k=1)
+    assert answer.sources[0].adapter is None
+    assert any("has no adapter" in note for note in answer.notes)
+
+
+def test_imported_augmentations_come_first_and_keep_their_origin(kb, tmp_path):
+    passage = next(iter(kb._catalogue().passages()))
+    file = tmp_path / "strong.jsonl"
+    file.write_text(
+        f'{{"id": "{passage.id[:12]}", "rewrite": "R", "qa": [{{"question": "Q one two?", '
+        f'"answer": "A", "full_answer": "F"}}]}}\n'
+        '{"id": "000000000000", "rewrite": "R", "qa": []}\n'
+    )
+    report = kb.augment_from(file)
+    assert (report.imported, report.unknown) == (1, 1)
+    assert report.origin.startswith("file:strong@")
+    built = kb.build()
+    assert built.encoded == 1
+    assert built.origins == {report.origin: 1, "endpoint:written": 5}
+    answer = kb.ask(f"Who built {passage.title}?", top_k=1)
+    recipe = kb.settings.recipe
+    assert answer.sources[0].adapter.endswith(recipe.fingerprint(report.origin))
+    assert recipe.fingerprint(report.origin) != recipe.fingerprint("endpoint:written")
+
+
+def test_two_writers_do_not_meet(kb):
+    other = KnowledgeBase.open(kb.folder, kb.base)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with kb._writing():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(10)
+    try:
+        with pytest.raises(PragError, match="another process is writing"):
+            other.build()
+        assert other.ask("Who built Calver2?").raw, "reading goes on"
+    finally:
+        leave.set()
+        thread.join()
+    assert other.build().encoded == 0
+
+
+def test_a_reader_sees_what_another_process_built(kb, tmp_path):
+    reader = KnowledgeBase.open(kb.folder, kb.base)
+    reader.ask("Who built Calver2?")
+    kb.add(write_corpus(tmp_path / "more.jsonl", 2, start=6))
+    kb.augment(augmenter=WrittenAugmenter())
+    kb.build()
+    assert reader.ask("Who built Gorran6?").sources[0].title == "Gorran6"
+
+
+def test_copied_folder_is_the_same_knowledge_base(kb, tmp_path):
+    import shutil
+
+    shutil.copytree(kb.folder, tmp_path / "copy")
+    copy = KnowledgeBase.open(tmp_path / "copy", kb.base)
+    assert copy.ask("Who built Calver2?").raw == kb.ask("Who built Calver2?").raw
+    assert copy.build().encoded == 0
+
+
+def test_nothing_to_build_and_not_built_yet(base, tmp_path):
+    kb = KnowledgeBase.create(tmp_path / "kb", base)
+    with pytest.raises(PragError, match="no passages"):
+        kb.build()
+    with pytest.raises(PragError, match="not built yet"):
+        kb.ask("Who built Calver2?")
+    with pytest.raises(PragError, match="already"):
+        KnowledgeBase.create(tmp_path / "kb", base)
+    with pytest.raises(PragError, match="no knowledge base"):
+        KnowledgeBase.open(tmp_path / "none")
+
+
+def test_export_writes_one_folder_a_passage(kb, tmp_path):
+    folders = kb.export(tmp_path / "out")
+    assert len(folders) == 6
+    assert all((f / "adapter_config.json").exists() for f in folders)
