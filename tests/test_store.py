@@ -9,6 +9,7 @@ import re
 import sqlite3
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,8 +219,8 @@ def test_few_maps_stay_open(tmp_path: Path) -> None:
 
 def test_reading_gives_no_warning_and_writable_tensors(store: AdapterStore) -> None:
     store.commit(items(1), SITES)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONWARNINGS", "error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         read = store.read(key(1))
     read.factors["layers.0.up"][0].zero_()
     assert same(store.read(key(1)), adapter(1))

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from prag.records import ID_LENGTH, PragError
@@ -22,6 +23,13 @@ def _require(holds: bool, message: str) -> None:
         raise PragError(message)
 
 
+def _floats(config: Any) -> None:
+    """Make `32` given for a float field `32.0`: both are one value, and one fingerprint."""
+    for f in fields(config):
+        if f.type == "float" and type(getattr(config, f.name)) is int:
+            object.__setattr__(config, f.name, float(getattr(config, f.name)))
+
+
 @dataclass(frozen=True)
 class Wording:
     """The fixed texts of the prompts; a recipe file may give its own (section `[wording]`)."""
@@ -30,13 +38,15 @@ class Wording:
         "Answer the question with the knowledge given below together with what you know yourself."
     )
     answer_lead: str = "The answer is"
-    passage: str = "{text}"  # of one passage; may hold {title} and {text}
+    passage: str = "{text}"  # of one passage; holds {text}, may hold {title}
 
     def __post_init__(self) -> None:
         try:
+            held = {name for _, name, _, _ in Formatter().parse(self.passage) if name is not None}
             self.passage.format(title="", text="")
-        except (KeyError, IndexError, ValueError) as error:
+        except (LookupError, ValueError, AttributeError, TypeError) as error:
             raise PragError("wording.passage may hold {title} and {text} only") from error
+        _require("text" in held, "wording.passage holds {text}, or the passage would be left out")
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,12 @@ class AugmentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _floats(self)
         _require(self.style in ("json", "spans"), "augment.style is 'json' or 'spans'")
         _require(self.rewrites >= 0, "augment.rewrites is at least 0")
         _require(self.pairs >= 1, "augment.pairs is at least 1")
         _require(self.temperature >= 0, "augment.temperature is at least 0")
+        _require(self.top_k >= 0, "augment.top_k is at least 0 (0: all tokens)")
         _require(self.max_new_tokens >= 1, "augment.max_new_tokens is at least 1")
         _require(self.attempts >= 1, "augment.attempts is at least 1")
 
@@ -88,6 +100,7 @@ class TrainConfig:
     seed: int = 0  # of the initial adapter, one for a base model
 
     def __post_init__(self) -> None:
+        _floats(self)
         _require(self.sequences in ("paper", "closed-book"), "train.sequences: paper, closed-book")
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
         _require(self.rank >= 1, "train.rank is at least 1")
@@ -111,8 +124,10 @@ class GenerateConfig:
     rows: int = 16  # questions of one batch
 
     def __post_init__(self) -> None:
+        _floats(self)
         _require(self.max_new_tokens >= 1, "generate.max_new_tokens is at least 1")
         _require(self.temperature >= 0, "generate.temperature is at least 0")
+        _require(self.top_k >= 0, "generate.top_k is at least 0 (0: all tokens)")
         _require(0 < self.top_p <= 1, "generate.top_p is in (0, 1]")
         _require(self.rows >= 1, "generate.rows is at least 1")
 
@@ -207,7 +222,7 @@ def recipe_from_dict(data: dict[str, Any], name: str | None = None) -> Recipe:
     """The recipe that `data` describes: fields not given are those of its `base` (`paper`)."""
     data = dict(data)
     base = data.pop("base", "paper")
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise PragError(f"base = {base!r}: use one of {', '.join(RECIPES)}")
     recipe = replace(RECIPES[base], name=str(data.pop("name", name or base)))
     for section in ("augment", "train", "wording"):

@@ -65,6 +65,9 @@ def _hook(A: Tensor, B: Tensor, scale: float) -> Any:
         if x.shape[0] % sets:
             raise ValueError(f"{x.shape[0]} rows cannot be shared among {sets} adapter sets")
         low = torch.bmm(x.reshape(sets, -1, x.shape[-1]), A_t)  # [N, B/N T, R]
+        if x.shape[0] == sets:
+            # In place: a linear map keeps nothing of its output for the backward pass.
+            return output.baddbmm_(low, B_t, alpha=scale)  # [B, T, O]
         base_out = output.reshape(sets, -1, output.shape[-1])  # [N, B/N T, O]
         return torch.baddbmm(base_out, low, B_t, alpha=scale).view_as(output)  # [B, T, O]
 

@@ -2,7 +2,8 @@
 
 Normalisation, exact match and token F1 are those of SQuAD v1.1 (Rajpurkar et al. 2016): lower
 case, punctuation and the articles a, an, the removed, white space folded; the best over the
-golden answers counts.
+golden answers counts. One case is v2.0's: two answers that normalise to nothing have F1 1, as they
+have exact match 1.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def extract(raw: str) -> str:
     is not empty, without a leading colon; of that the first sentence, without surrounding quotes
     and its closing mark.
     A full stop ends a sentence only before white space or at the end, and not after an initial
-    ("J. K. Rowling"), a known abbreviation or a numbered item's digit. A comma ends nothing.
+    ("J. K. Rowling"), letters with stops ("U.S.") or a known abbreviation. A comma ends nothing.
     """
     leads = list(_LEAD.finditer(raw))
     text = raw[leads[-1].end() :] if leads else raw

@@ -7,6 +7,7 @@ this project's and can be replaced by a recipe (`config.Wording`).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Lesson:
 
 def ask_text(question: str) -> str:
     """The question, stripped, ending in exactly one question mark."""
-    return question.strip().rstrip("? \t\n") + "?"
+    return re.sub(r"[\s?]+\Z", "", question).lstrip() + "?"
 
 
 def user_turn(question: str, passages: Sequence[str], wording: Wording) -> str:
@@ -71,10 +72,10 @@ def passage_text(passage: Passage, wording: Wording) -> str:
 
     A title that is empty, or that the text begins with, is not put before it.
     """
-    text = " ".join(passage.text.split())
-    if not passage.title or text.startswith(passage.title):
+    title, text = " ".join(passage.title.split()), " ".join(passage.text.split())
+    if not title or text.startswith(title):
         return text
-    return wording.passage.format(title=passage.title, text=text)
+    return wording.passage.format(title=title, text=text)
 
 
 def question_ids(

@@ -265,4 +265,5 @@ class Endpoint:
             raise PragError(
                 f"the endpoint {self._client.base_url} (model {self.model}): {error}"
             ) from error
-        return reply.choices[0].message.content or ""
+        choices = getattr(reply, "choices", None)  # a proxy may answer 200 with something else
+        return (choices[0].message.content or "") if choices else ""

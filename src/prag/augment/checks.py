@@ -66,16 +66,24 @@ def parse_pairs(text: str) -> list[QAPair]:
     published code does. Text around the list is passed over.
 
     Raises:
-        ValueError: no JSON list, or an element that has not the three fields.
+        ValueError: no JSON list, an empty one, or an element that has not the three fields.
     """
-    start, end = text.find("["), text.rfind("]")
-    if start < 0 or end < start:
-        raise ValueError("no JSON list")
-    try:
-        data = json.loads(text[start : end + 1])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    return [pair_of(item) for item in data]
+    reason = "no JSON list"
+    decoder = json.JSONDecoder()
+    for start in (m.start() for m in re.finditer(r"\[", text)):
+        try:
+            data, _ = decoder.raw_decode(text, start)
+            if pairs := [pair_of(item) for item in data]:
+                return pairs
+            raise ValueError("an empty list")
+        except RecursionError:
+            raise ValueError("lists within lists without end") from None
+        except ValueError as error:
+            if reason == "no JSON list":  # the first list's fault is the one to tell
+                reason = (
+                    f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+                )
+    raise ValueError(reason)
 
 
 def pair_of(item: Any) -> QAPair:
@@ -101,4 +109,19 @@ def _as_text(value: Any) -> str:
         return "Unknown"
     if isinstance(value, list):
         return ", ".join(_as_text(v) for v in value)
-    return str(value).strip()
+    if isinstance(value, dict):
+        raise ValueError(f"a field is an object: {value!r}")
+    return whole_text(str(value).strip())
+
+
+def whole_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: it has half of a surrogate pair (JSON can escape one), which no file can hold.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text is no Unicode text: {error}") from None
+    return text

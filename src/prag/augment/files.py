@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prag.augment.checks import pair_of
+from prag.augment.checks import pair_of, whole_text
 from prag.records import Augmentation, PragError, Reject
 
 
@@ -63,12 +63,14 @@ class AugmentationFile:
         lines = "".join(json.dumps(to_json(a), ensure_ascii=False) + "\n" for a in augmentations)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            # Unbuffered: a buffer would be written after all when the file is closed.
+            with self.path.open("ab", buffering=0) as file:
                 self._drop_torn_line()
                 start = self.path.stat().st_size
                 try:
-                    file.write(lines.encode("utf-8"))
-                    file.flush()
+                    left = memoryview(lines.encode("utf-8"))
+                    while left:
+                        left = left[file.write(left) :]
                     os.fsync(file.fileno())
                 except OSError:
                     os.truncate(self.path, start)
@@ -135,14 +137,22 @@ def from_json(data: Any, origin: str = "") -> Augmentation:
         raise ValueError("not an object with an 'id'")
     rewrites = data.get("rewrites", [data["rewrite"]] if data.get("rewrite") else [])
     pairs = data.get("qa")
-    if not isinstance(pairs, list) or not all(isinstance(r, str) for r in rewrites):
-        raise ValueError("'qa' is not a list of pairs, or a rewrite is not a text")
+    if not isinstance(pairs, list):
+        raise ValueError("'qa' is not a list of pairs")
+    if not isinstance(rewrites, list) or not all(isinstance(r, str) for r in rewrites):
+        raise ValueError("'rewrites' is not a list of texts")
+    rejects = data.get("rejects", [])
+    if not isinstance(rejects, list) or not all(
+        isinstance(r, dict) and isinstance(r.get("text"), str) and isinstance(r.get("reason"), str)
+        for r in rejects
+    ):
+        raise ValueError("'rejects' is not a list of objects with 'text' and 'reason'")
     return Augmentation(
         data["id"],
-        tuple(rewrites),
+        tuple(map(whole_text, rewrites)),
         tuple(pair_of(item) for item in pairs),
         str(data.get("origin") or origin),
-        tuple(Reject(r["text"], r["reason"]) for r in data.get("rejects", [])),
+        tuple(Reject(r["text"], r["reason"]) for r in rejects),
     )
 
 

@@ -1,82 +1,58 @@
 """Question-answer pairs from a weak base model: it writes a question for a span of the passage.
 
-A small instruction model cannot follow the paper's prompt for a JSON list of pairs. It can go on
-with worked examples. So answers are chosen first (`spans`), and the model, shown the passage and
-three worked examples, writes one question for each. The worked examples' keys and values are
-computed once for all, a passage's once for all its questions; many passages go in one batch.
-
-Letters: B passages of a batch, T tokens.
+A small instruction model cannot follow the paper's prompt for a JSON list of pairs, but it can go
+on from worked examples. So answers are chosen first (`spans`); the model is shown the title, the
+one sentence that the answer stands in, the answer, and how the question may begin, and ends it.
+With the whole passage in sight it asks the same question whatever the answer (docs/log.md). The
+keys and values of the worked examples are computed once for all.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prag.augment.checks import keep_new
-from prag.augment.spans import answer_spans, sentence_of
+from prag.augment.spans import Span, answer_spans
 from prag.config import AugmentConfig, GenerateConfig
 from prag.generate import generation_config
 from prag.model import BaseModel
 from prag.prompts import text_ids
 from prag.records import Augmentation, Passage, QAPair, Reject
 
-SPARE = 3
+SPARE = 2
 """Spans tried beyond the pairs wanted, so that a rejected question can be made up for."""
 
-WORKED = """\
-Write a question about the text that has the given answer. Name the subject in the question.
+ROWS = 48
+"""Questions written in one batch."""
 
-Text: Harbour Road Library: The Harbour Road Library is a public library in Tromsø, opened on \
-4 May 1911 with 12,000 volumes. It was designed by the architect Ada Lindqvist, who also drew \
-the town hall.
-Answer: public library
-Question: What kind of building is the Harbour Road Library?
-Answer: Tromsø
-Question: In which town is the Harbour Road Library?
-Answer: 4 May 1911
-Question: When did the Harbour Road Library open?
+WORKED = """\
+Write a question that has the given answer. Name the subject in the question.
+
+Text: Harbour Road Library: It was designed by Ada Lindqvist and opened on 4 May 1911 in Tromsø.
 Answer: Ada Lindqvist
 Question: Who designed the Harbour Road Library?
 
-Text: Joseph Amara: Joseph Amara (3 March 1898 – 1971) was a Ghanaian chemist and teacher. He \
-grew up in Accra and later led the Institute of Soils. His best known book is "Clay and Water".
+Text: Joseph Amara: Joseph Amara (1898 – 1971) was a Ghanaian chemist and teacher.
 Answer: Ghanaian chemist and teacher
 Question: What was Joseph Amara's profession?
-Answer: 3 March 1898
-Question: On what date was Joseph Amara born?
-Answer: Institute of Soils
-Question: Which institute did Joseph Amara lead?
-Answer: Clay and Water
-Question: What is Joseph Amara's best known book?
 
-Text: Velan River: The Velan is a river of northern Italy, 64 kilometres long. It rises near \
-Monte Sella and flows into the Adige; floods in 1966 destroyed the old bridge at Corte.
+Text: Velan River: The river rises near Monte Sella and is 64 kilometres long.
 Answer: 64 kilometres
-Question: How long is the Velan River?
-Answer: Adige
-Question: Into which river does the Velan flow?
-Answer: 1966
-Question: In what year did floods destroy the old bridge over the Velan River?
+Question: How many kilometres long is the Velan River?
+
+Text: Lena Marsh: After her studies she moved to Lisbon, where she painted until 1930.
+Answer: Lisbon
+Question: Where did Lena Marsh move after her studies?
+
+Text: Copper Lantern: The Copper Lantern is a novel by Ines Duarte, published by Alma House.
+Answer: Alma House
+Question: Which publisher published the Copper Lantern?
 
 Text:"""
-
-
-@dataclass
-class _Row:
-    """A passage at work: the spans still to ask for, what was kept, and the tokens so far."""
-
-    passage: Passage
-    spans: list[str]
-    ids: list[int]  # of the row, padding included
-    mask: list[int]  # 0 where a token is padding
-    kept: list[QAPair] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
 
 
 class SelfSpans:
@@ -86,89 +62,74 @@ class SelfSpans:
         self.base = base
         self.config = config
         self.origin = f"self:{base.fingerprint}"
-        self._ends = _line_ends(base.tokenizer)
+        self._ends = _question_ends(base.tokenizer)
         self._prefix = text_ids(base.tokenizer, WORKED)
         self._cache: Any = None
 
     def augment(self, passages: Sequence[Passage]) -> list[Augmentation]:
         """The pairs of each passage, in order; a passage may get fewer than are wanted."""
-        rows = [self._start(p) for p in passages]
-        alive = [row for row in rows if row.spans]
-        cache = self._expanded(len(alive)) if alive else None
-        while alive:
-            spans = [row.spans.pop(0) for row in alive]
-            cache = self._round(alive, spans, cache)
-            still = [
-                i for i, row in enumerate(alive) if row.spans and len(row.kept) < self.config.pairs
-            ]
-            if still and len(still) < len(alive):
-                cache.batch_select_indices(torch.tensor(still, device=self.base.device))
-            alive = [alive[i] for i in still]
-        return [
-            Augmentation(r.passage.id, (), tuple(r.kept), self.origin, tuple(r.rejects))
-            for r in rows
-        ]
+        spans = [answer_spans(p, self.config.pairs + SPARE) for p in passages]
+        asked = [(p, s) for p, found in zip(passages, spans, strict=True) for s in found]
+        questions = iter(self._questions(asked))
+        made = []
+        for passage, found in zip(passages, spans, strict=True):
+            kept: list[QAPair] = []
+            rejects: list[Reject] = []
+            for span in found:
+                pair = QAPair(next(questions), span.text, span.sentence)
+                reject = keep_new(pair, passage, kept, grounded=True)
+                if reject is not None:
+                    rejects.append(reject)
+                elif len(kept) < self.config.pairs:
+                    kept.append(pair)
+            if not found:
+                rejects.append(Reject(passage.title, "no span of the passage can be an answer"))
+            made.append(Augmentation(passage.id, (), tuple(kept), self.origin, tuple(rejects)))
+        return made
 
-    def _start(self, passage: Passage) -> _Row:
-        spans = answer_spans(passage, self.config.pairs + SPARE)
-        lead = f"{passage.title}: " if passage.title else ""
-        ids = self._prefix + text_ids(self.base.tokenizer, f" {lead}{passage.text.strip()}")
-        room = self.base.context - (self.config.max_new_tokens + 64) * (self.config.pairs + SPARE)
-        rejects = []
-        if not spans:
-            rejects.append(Reject(passage.title, "no span of the passage can be an answer"))
-        if len(ids) > room:
-            rejects.append(Reject(passage.title, f"passage cut to {room} tokens for its questions"))
-            ids = ids[:room]
-        return _Row(passage, spans, ids, [1] * len(ids), rejects=rejects)
+    def _questions(self, asked: Sequence[tuple[Passage, Span]]) -> list[str]:
+        """A question for each span, those of like length in one batch."""
+        rows = [text_ids(self.base.tokenizer, _ask(passage, span)) for passage, span in asked]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        said: dict[int, str] = {}
+        for at in range(0, len(order), ROWS):
+            chosen = order[at : at + ROWS]
+            texts = self._continue([rows[i] for i in chosen])
+            for i, text in zip(chosen, texts, strict=True):
+                starter = asked[i][1].starter
+                said[i] = f"{starter}{text}".split("\n")[0].strip()
+        return [said[i] for i in range(len(rows))]
 
-    def _round(self, rows: list[_Row], spans: list[str], cache: Any) -> Any:
-        """Ask every row for the question of one span; the cache grows by what was said."""
-        asks = [text_ids(self.base.tokenizer, f"\nAnswer: {span}\nQuestion:") for span in spans]
-        for row, ask in zip(rows, asks, strict=True):
-            row.ids += ask
-            row.mask += [1] * len(ask)
-        width = max(len(row.ids) for row in rows)
-        cached = cache.get_seq_length()
-        for row in rows:  # padding goes between what is cached and what is new
-            lack = width - len(row.ids)
-            at = cached
-            row.ids[at:at] = [self.base.tokenizer.pad_token_id] * lack
-            row.mask[at:at] = [0] * lack
-        ids = torch.tensor([row.ids for row in rows], device=self.base.device)  # [B, T]
-        mask = torch.tensor([row.mask for row in rows], device=self.base.device)
+    def _continue(self, rows: list[list[int]]) -> list[str]:
+        """What the model says after the worked examples and each row, up to the question's end."""
+        base, width = self.base, max(map(len, rows))
+        # Padding stands between the worked examples, which are cached, and the row.
+        padded = [[base.tokenizer.pad_token_id] * (width - len(r)) + r for r in rows]
+        ids = torch.tensor([self._prefix + r for r in padded], device=base.device)  # [B, T]
+        mask = torch.ones_like(ids)
+        for b, row in enumerate(rows):
+            mask[b, len(self._prefix) : len(self._prefix) + width - len(row)] = 0
         settings = generation_config(
-            self.base,
+            base,
             GenerateConfig(
                 max_new_tokens=self.config.max_new_tokens,
                 temperature=self.config.temperature,
                 top_k=self.config.top_k,
-                seed=self.config.seed,
             ),
-            return_dict_in_generate=True,
         )
         settings.eos_token_id = self._ends
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            out = self.base.model.generate(
-                ids, attention_mask=mask, past_key_values=cache, generation_config=settings
+            out = base.model.generate(
+                ids,
+                attention_mask=mask,
+                past_key_values=self._expanded(len(rows)),
+                generation_config=settings,
             )
-        self._read(rows, spans, out.sequences[:, width:])
-        return out.past_key_values
-
-    def _read(self, rows: list[_Row], spans: list[str], new: Tensor) -> None:
-        ends = set(self._ends)
-        for row, span, said in zip(rows, spans, new.tolist(), strict=True):
-            stop = next((i for i, token in enumerate(said) if token in ends), len(said) - 1)
-            question = self.base.tokenizer.decode(said[: stop + 1]).strip().split("\n")[0].strip()
-            row.ids += said
-            row.mask += [int(i <= stop) for i in range(len(said))]
-            pair = QAPair(question, span, sentence_of(span, row.passage.text))
-            reject = keep_new(pair, row.passage, row.kept, grounded=True)
-            if reject is None:
-                row.kept.append(pair)
-            else:
-                row.rejects.append(reject)
+        texts: list[str] = base.tokenizer.batch_decode(
+            out[:, ids.shape[1] :], skip_special_tokens=True
+        )
+        return [text.split("?")[0] + "?" if "?" in text else text for text in texts]
 
     def _expanded(self, rows: int) -> Any:
         """The worked examples' keys and values for each row, computed once."""
@@ -188,7 +149,13 @@ class SelfSpans:
         return cache
 
 
-def _line_ends(tokenizer: Any) -> list[int]:
+def _ask(passage: Passage, span: Span) -> str:
+    lead = f"{passage.title}: " if passage.title else ""
+    starter = f" {span.starter}" if span.starter else ""
+    return f" {lead}{span.sentence}\nAnswer: {span.text}\nQuestion:{starter}"
+
+
+def _question_ends(tokenizer: Any) -> list[int]:
     """Every token whose text has a question mark or a line break: a question ends there."""
     found = []
     for index in range(len(tokenizer)):
