@@ -40,4 +40,4 @@ lock:
 		--constraint pins.txt -o constraints.txt pyproject.toml
 
 clean:
-	rm -rf .venv demo-kb
+	rm -rf .venv demo-kb demo-kb-strong

@@ -496,7 +496,7 @@ def test_constrained_decoding_says_json_or_runs_out_of_tokens(model, tokens):
 
 def test_the_model_augments_itself():
     base = terse(tiny_model("llama", seed=1))
-    config = AugmentConfig(pairs=2, max_new_tokens=400, temperature=1.0)
+    config = AugmentConfig(pairs=2, max_new_tokens=250, temperature=1.0, attempts=1)
     augmenter = self_augmenter(base, config)
     assert isinstance(augmenter, SelfJson)
     assert augmenter.augment([]) == []
@@ -507,7 +507,7 @@ def test_the_model_augments_itself():
     for one in made:
         assert one.origin == f"self:{base.fingerprint}"
         assert len(one.rewrites) == 1
-        assert len(one.pairs) + len(one.rejects) >= 2
+        assert len(one.pairs) == 2 or one.rejects
     assert made == augmenter.augment([LIGHT, Passage("", "A boat.")])
 
 
@@ -737,8 +737,7 @@ def shown_by(one):
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma"])
-@pytest.mark.parametrize("rows", [3, 48])
+@pytest.mark.parametrize(("family", "rows"), [("llama", 3), ("qwen2", 48), ("gemma", 4)])
 def test_passages_together_give_what_each_gives_alone(short, monkeypatch, family, rows):
     monkeypatch.setattr(self_spans, "ROWS", rows)
     base = guided(tiny_model(family))

@@ -46,7 +46,9 @@ def test_build_encodes_each_passage_once_and_then_nothing(kb):
 
 def test_four_methods_say_what_they_used(kb):
     question = "Who built Calver2?"
-    answers = {m: kb.ask(question, m) for m in ("closed-book", "in-context", "parametric", "combined")}
+    answers = {
+        m: kb.ask(question, m) for m in ("closed-book", "in-context", "parametric", "combined")
+    }
     assert answers["closed-book"].sources == ()
     top = answers["parametric"].sources
     assert top[0].title == "Calver2"

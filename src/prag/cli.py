@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -14,17 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from prag import __version__
+from prag.progress import progress_bars
 from prag.records import Answer, PragError
 
 if TYPE_CHECKING:
@@ -159,7 +150,7 @@ def augment(
         from prag.augment import Endpoint
 
         augmenter = Endpoint(opened.settings.recipe.augment, model, endpoint)
-    with _progress() as tell:
+    with progress_bars(_err) as tell:
         done = opened.augment(tell, augmenter)
     _out.print(f"{done} passages augmented")
 
@@ -177,7 +168,7 @@ def build(
     from prag.config import load_recipe
 
     opened = _open(kb)
-    with _progress() as tell:
+    with progress_bars(_err) as tell:
         report = opened.build(tell, load_recipe(recipe) if recipe else None)
     if as_json:
         _print_json(asdict(report))
@@ -270,7 +261,7 @@ def status(kb: Folder, as_json: AsJson = False) -> None:
 def verify(kb: Folder, as_json: AsJson = False) -> None:
     """Read and check every passage and adapter. Exit status 1 if something is damaged."""
     opened = _open(kb)
-    with _progress() as tell:
+    with progress_bars(_err) as tell:
         report = opened.verify(tell)
     if as_json:
         _print_json(asdict(report))
@@ -340,40 +331,6 @@ def _show(answer: Answer) -> None:
 
 def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False, indent=2))  # noqa: T201
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar a stage, with rate and time left, on stderr."""
-    units = {"encode": "tokens"}
-    with Progress(
-        TextColumn("{task.description:8}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=_err,
-    ) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if total == 0:
-                return
-            unit = units.get(stage, "passages" if stage != "check" else "adapters")
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit, rate="")
-            task = bars.tasks[tasks[stage]]
-            rate = done / task.elapsed if task.elapsed and done else 0.0
-            bars.update(
-                tasks[stage],
-                completed=done,
-                total=total,
-                rate=f"{rate:.1f} {unit}/s" if rate else "",
-            )
-
-        yield tell
 
 
 if __name__ == "__main__":

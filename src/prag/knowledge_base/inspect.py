@@ -71,7 +71,7 @@ def status(
     known = augmentations.known(ids)
     expected = _expected(settings, augmentations, ids)
     encoded, size = 0, None
-    if (folder / "adapters").exists():
+    if AdapterStore.exists(folder / "adapters"):
         with AdapterStore.open(folder / "adapters", readonly=True) as store:
             encoded, size = len(store.has(expected)), store.size()
     built = settings.built
@@ -117,7 +117,7 @@ def verify(
     except PragError as error:
         problems.append(str(error))
     checked = 0
-    if (folder / "adapters").exists():
+    if AdapterStore.exists(folder / "adapters"):
         try:
             with AdapterStore.open(folder / "adapters", readonly=True) as store:
                 report = store.verify(lambda done, total: progress("check", done, total))

@@ -473,7 +473,7 @@ class KnowledgeBase:
         self._save(replace(self.settings, origins=(origin, *others)))
 
     def _forget(self, passage_ids: set[str]) -> None:
-        if (self.folder / "adapters").exists():
+        if AdapterStore.exists(self.folder / "adapters"):
             with self._store() as store:
                 there = store.keys()
                 store.discard([key for key in there if key.passage in passage_ids])

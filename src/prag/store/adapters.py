@@ -93,6 +93,13 @@ class AdapterStore:
                 sync_folder(folder.parent)
         return cls(folder, index, shards)
 
+    @staticmethod
+    def exists(folder: Path | str) -> bool:
+        """Whether anything was ever stored there; a killed creation may leave less than a store."""
+        path = Path(folder) / "index.sqlite"
+        begun = path.is_file() and path.stat().st_size > 0
+        return begun or bool(ShardFolder(Path(folder) / "shards").names())
+
     def close(self) -> None:
         """Close the index and let go of the maps; adapters that were read stay valid."""
         self._index.close()
