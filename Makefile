@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+# Threads that wait asleep: on a shared machine, ones that spin take the cores from each other.
+export OMP_WAIT_POLICY := PASSIVE
 STAMP := .venv/.installed
 
 .PHONY: demo test fast lint types setup lock clean

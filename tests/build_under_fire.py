@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
-
 from prag import KnowledgeBase
 from prag.config import PAPER
 from prag.knowledge_base import knowledge_base

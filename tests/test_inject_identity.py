@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
 from peft import PeftModel
 
+from conftest import FAMILIES, tiny_model
 from prag.config import GenerateConfig
 from prag.generate import Request, TransformersEngine
 from prag.inject import injected
@@ -141,9 +141,10 @@ def test_inject_generate_remove_restores_every_bit():
 
 
 def test_adapters_are_out_again_after_an_error(tiny):
-    with pytest.raises(ValueError, match="cannot be shared"), torch.no_grad():
-        with injected(tiny, [merge([random_adapter(tiny, 0)]), None]):
-            tiny.model(torch.tensor([[5, 6], [7, 8], [9, 10]]))
+    three_rows = torch.tensor([[5, 6], [7, 8], [9, 10]])
+    with pytest.raises(ValueError, match="cannot be shared"):  # noqa: SIM117
+        with injected(tiny, [merge([random_adapter(tiny, 0)]), None]), torch.no_grad():
+            tiny.model(three_rows)
     assert not any(m._forward_hooks for m in tiny.modules.values())
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
-
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER, SMALL
 from prag.records import Document, Passage
@@ -150,7 +150,7 @@ def test_wrong_base_model_in_the_place_of_the_right_one(kb, tmp_path):
 
 def test_another_recipe_is_refused_until_it_is_built(kb):
     other = replace(QUICK, train=replace(QUICK.train, rank=4))
-    with pytest.raises(PragError, match="another recipe .* `prag build`"):
+    with pytest.raises(PragError, match=r"another recipe .* `prag build`"):
         kb.ask("Who built Calver2?", recipe=other)
     kb.build(recipe=other)
     assert kb.ask("Who built Calver2?", recipe=other).sources[0].adapter

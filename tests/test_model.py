@@ -156,6 +156,11 @@ def test_the_print_tells_models_apart():
         one_layer.model.layers[1].mlp.up_proj.weight *= 1.01
     prints.append(fingerprint(one_layer, tokenizer))
 
+    last_number = copy.deepcopy(model)  # of a weight of fewer numbers than are read
+    with torch.no_grad():
+        last_number.model.layers[1].mlp.up_proj.weight[-1, -1] += 1.0
+    prints.append(fingerprint(last_number, tokenizer))
+
     template = byte_tokenizer()
     template.chat_template += " "
     prints.append(fingerprint(model, template))

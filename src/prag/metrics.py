@@ -62,7 +62,8 @@ def extract(raw: str) -> str:
     leads = list(_LEAD.finditer(raw))
     text = raw[leads[-1].end() :] if leads else raw
     line = next((line for line in map(_trim, text.splitlines()) if line), "")
-    return _first_sentence(line).strip().strip("\"'“”‘’").rstrip(".!?;:,").strip()
+    bare = _first_sentence(line).strip().strip("\"'“”‘’")
+    return re.sub(r"[\s.!?;:,]+\Z", "", bare).strip()
 
 
 def extract_published(raw: str, chain_of_thought: bool = False) -> str:
