@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,11 +31,11 @@ from numpy.typing import NDArray
 
 from prag.records import Hit, Passage
 from prag.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, MiniLM, Retriever
+from provenance import SAMPLES, interval, revision
 
 SETS = ("popqa", "hotpotqa", "2wikimultihopqa", "musique")
 DEPTHS = (1, 3, 5, 10, 20)
 DEPTH = 100  # hits asked for; the mean reciprocal rank looks no deeper
-SAMPLES = 10_000  # of the bootstrap
 GOLD_DIGITS = 12  # of an id, in the question sets
 DEFAULT_OUT = Path("results/retrieval/recall.json")
 
@@ -151,33 +150,6 @@ def measure(hits: Sequence[Sequence[Hit]], gold: Sequence[frozenset[str]]) -> Sc
             values[f"any@{k}"].append(float(any(right[:k])))
         values["mrr"].append(1 / (right.index(True) + 1) if any(right) else 0.0)
     return {name: np.array(v) for name, v in values.items()}
-
-
-def interval(values: NDArray[np.float64], seed: int) -> dict[str, float]:
-    """The mean over the questions with the 95 % percentile interval of the bootstrap."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (SAMPLES, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-    return {
-        "mean": round(float(values.mean()), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-    }
-
-
-def revision() -> tuple[str | None, bool | None]:
-    """The commit of the working tree, and whether the tree differs from it; None without git."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
 
 
 def command(arguments: argparse.Namespace) -> str:

@@ -178,7 +178,7 @@ SMALL = Recipe(
         style="spans", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
     ),
     train=TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3),
-    wording=Wording(passage="{title}: {text}"),
+    wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
     merge="best",
 )
 """For models under 1 B parameters: short closed-book sequences, a stronger training."""
