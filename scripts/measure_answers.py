@@ -50,16 +50,14 @@ def main() -> None:
     ]
     for question, raw in zip(asked, shuffled(kb, texts, made["parametric"]), strict=True):
         rows.append(row("shuffled", question, raw, None))
+    names = (*METHODS, "shuffled")
     means = {
         name: {
             m: interval([r[m] for r in rows if r["method"] == name], options.seed) for m in MEASURES
         }
-        for name in (*METHODS, "shuffled")
+        for name in names
     }
-    by_method = {
-        name: [r["presence"] for r in rows if r["method"] == name]
-        for name in (*METHODS, "shuffled")
-    }
+    by_method = {n: [r["presence"] for r in rows if r["method"] == n] for n in names}
     contrasts = {
         f"{a} - {b}": interval(
             [x - y for x, y in zip(by_method[a], by_method[b], strict=True)], options.seed
