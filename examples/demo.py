@@ -21,7 +21,7 @@ from rich.table import Table
 from prag import KnowledgeBase, PragError
 from prag.methods import METHODS
 from prag.metrics import presence
-from prag.progress import progress_bars
+from prag.progress import shown
 from prag.records import Answer
 
 DATA = Path(__file__).parent / "popqa"
@@ -43,7 +43,7 @@ def main() -> None:
     console.print(f"{folder}: {report.passages_added} passages added, {report.unchanged} unchanged")
     if options.strong:
         kb.augment_from(DATA / "augmentations.jsonl")
-    with progress_bars(console) as tell:
+    with shown(console) as tell:
         built = kb.build(tell)
     pairs = kb.status().pairs
     console.print(

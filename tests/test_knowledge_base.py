@@ -192,6 +192,16 @@ def test_flipped_byte_is_found_named_and_mended(kb):
             torch.testing.assert_close(same[key].factors[name][1], B, rtol=0, atol=1e-3)
 
 
+def test_damaged_index_is_found_and_mended(kb):
+    files = [p for p in (kb.folder / "retrieval").rglob("*.npy") if p.stat().st_size > 200]
+    data = bytearray(files[0].read_bytes())
+    data[-3] ^= 255
+    files[0].write_bytes(data)
+    assert any("retrieval index" in problem for problem in kb.verify().problems)
+    kb.build()
+    assert kb.verify().problems == ()
+
+
 def test_damage_stops_an_answer(kb):
     for shard in (kb.folder / "adapters" / "shards").glob("*.safetensors"):
         data = bytearray(shard.read_bytes())

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prag import __version__
-from prag.progress import progress_bars
+from prag.progress import shown
 from prag.records import Answer, PragError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def augment(
         from prag.augment import Endpoint
 
         augmenter = Endpoint(opened.settings.recipe.augment, model, endpoint)
-    with progress_bars(_err) as tell:
+    with shown(_err) as tell:
         done = opened.augment(tell, augmenter)
     _out.print(f"{done} passages augmented")
 
@@ -168,7 +168,7 @@ def build(
     from prag.config import load_recipe
 
     opened = _open(kb)
-    with progress_bars(_err) as tell:
+    with shown(_err) as tell:
         report = opened.build(tell, load_recipe(recipe) if recipe else None)
     if as_json:
         _print_json(asdict(report))
@@ -261,7 +261,7 @@ def status(kb: Folder, as_json: AsJson = False) -> None:
 def verify(kb: Folder, as_json: AsJson = False) -> None:
     """Read and check every passage and adapter. Exit status 1 if something is damaged."""
     opened = _open(kb)
-    with progress_bars(_err) as tell:
+    with shown(_err) as tell:
         report = opened.verify(tell)
     if as_json:
         _print_json(asdict(report))

@@ -9,7 +9,7 @@ Letters: N passages of a group, r rank, T tokens, I inputs, O outputs, M learnt 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -74,11 +74,19 @@ def initial_factors(
     }
 
 
-def encode_group(base: BaseModel, train: TrainConfig, lessons: Sequence[Lesson]) -> list[Adapter]:
+def encode_group(
+    base: BaseModel,
+    train: TrainConfig,
+    lessons: Sequence[Lesson],
+    after_step: Callable[[int], None] | None = None,
+) -> list[Adapter]:
     """The adapters of N passages, trained together, in the order of their lessons.
 
     A step is one sequence of each passage; a passage whose lesson is shorter rests until the
     epoch's end, since the order of its own sequences is what its adapter depends on.
+
+    Args:
+        after_step: called after each step with how many tokens it trained on.
 
     Raises:
         ValueError: a lesson without examples.
@@ -106,6 +114,8 @@ def encode_group(base: BaseModel, train: TrainConfig, lessons: Sequence[Lesson])
             with hooked(base, stacked, scale(train.alpha, train.rank)):
                 loss = group_loss(base, batch)
             optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
+            if after_step is not None:
+                after_step(sum(len(example.ids) for example in examples if example is not None))
     return [
         Adapter(
             {

@@ -70,6 +70,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     Raises:
         PragError: it cannot be found or read, or has no gated feed-forward layers.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -79,7 +80,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu
         source = str(packaged_folder()) if name == PACKAGED else name
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise PragError(
             f"cannot load the model {name!r}: {reason}\n"
@@ -126,7 +127,12 @@ def _is_gated(shapes: list[tuple[int, int]]) -> bool:
     for hidden, wide in set(shapes):
         if sorted([(hidden, wide), (hidden, wide), (wide, hidden)]) == shapes and hidden != wide:
             return True
-        if wide % 2 == 0 and sorted([(hidden, wide), (wide // 2, hidden)]) == shapes:
+        # Half as wide as hidden would be attention: q, k and v in one beside the output.
+        if (
+            wide % 2 == 0
+            and hidden != wide // 2
+            and sorted([(hidden, wide), (wide // 2, hidden)]) == shapes
+        ):
             return True
     return False
 

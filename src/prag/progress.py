@@ -1,7 +1,8 @@
-"""Progress on a terminal: a bar a stage, with its rate and the time left."""
+"""Progress: a bar a stage with its rate and the time left, or lines where there is no terminal."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,12 +16,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+Tell = Callable[[str, int, int], None]
+"""Called with a stage, how much of it is done, and of how much."""
+
+EVERY = 10.0
+"""Seconds between two lines where the console is no terminal."""
+
 _UNITS = {"encode": "tokens", "check": "adapters"}
 
 
 @contextmanager
-def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on a console; gives the function to tell them (stage, done, total)."""
+def shown(console: Console) -> Iterator[Tell]:
+    """Show progress on a console; gives the function to tell it."""
+    if console.is_terminal:
+        with _bars(console) as tell:
+            yield tell
+    else:
+        yield _lines(console)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Tell]:
     with Progress(
         TextColumn("{task.description:8}"),
         BarColumn(bar_width=24),
@@ -28,7 +44,7 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(),
         console=console,
     ) as bars:
         tasks: dict[str, TaskID] = {}
@@ -36,11 +52,38 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
         def tell(stage: str, done: int, total: int) -> None:
             if total == 0:
                 return
-            unit = _UNITS.get(stage, "passages")
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit, rate="")
-            elapsed = bars.tasks[tasks[stage]].elapsed
-            rate = f"{done / elapsed:.1f} {unit}/s" if elapsed and done else ""
-            bars.update(tasks[stage], completed=done, total=total, rate=rate)
+                tasks[stage] = bars.add_task(stage, total=total, unit=_unit(stage), rate="")
+            elapsed = bars.tasks[tasks[stage]].elapsed or 0.0
+            bars.update(tasks[stage], completed=done, total=total, rate=_rate(stage, done, elapsed))
 
         yield tell
+
+
+def _lines(console: Console) -> Tell:
+    began: dict[str, float] = {}
+    said: dict[str, float] = {}
+
+    def tell(stage: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        began.setdefault(stage, now)
+        if total == 0 or (done < total and now - said.get(stage, -EVERY) < EVERY):
+            return
+        said[stage] = now
+        elapsed = now - began[stage]
+        left = f", {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
+        rate = _rate(stage, done, elapsed)
+        console.print(
+            f"{stage} {done}/{total} {_unit(stage)}{', ' + rate if rate else ''}, "
+            f"{elapsed:.0f} s{left}"
+        )
+
+    return tell
+
+
+def _unit(stage: str) -> str:
+    return _UNITS.get(stage, "passages")
+
+
+def _rate(stage: str, done: int, elapsed: float) -> str:
+    return f"{done / elapsed:.1f} {_unit(stage)}/s" if elapsed > 0.1 and done else ""

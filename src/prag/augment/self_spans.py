@@ -10,7 +10,9 @@ keys and values of the worked examples are computed once for all.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -118,7 +120,7 @@ class SelfSpans:
             ),
         )
         settings.eos_token_id = self._ends
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), _old_cache_name():
             torch.manual_seed(self.config.seed)
             out = base.model.generate(
                 ids,
@@ -137,7 +139,7 @@ class SelfSpans:
 
         if self._cache is None:
             self._cache = DynamicCache(config=self.base.model.config)
-            with torch.no_grad():
+            with torch.no_grad(), _old_cache_name():
                 self.base.model(
                     torch.tensor([self._prefix], device=self.base.device),
                     past_key_values=self._cache,
@@ -147,6 +149,14 @@ class SelfSpans:
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(rows)
         return cache
+
+
+@contextmanager
+def _old_cache_name() -> Iterator[None]:
+    """`past_key_values` is the one name that every transformers 5 knows; newer ones warn of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*past_key_values.*", category=FutureWarning)
+        yield
 
 
 def _ask(passage: Passage, span: Span) -> str:

@@ -46,6 +46,7 @@ _OPENERS = frozenset(
     )
 )
 _MAX_WORDS = 8
+_MAX_SENTENCE_WORDS = 120  # what is longer is a list or a table, and would fill the prompt
 _KINDS = ("what", "date", "place", "name", "quoted", "year", "count")
 
 
@@ -94,7 +95,8 @@ def _sentences(text: str) -> list[str]:
     from sentencex import segment
 
     # White space is folded first: the segmenter does not survive some line separators.
-    return [s.strip() for s in segment("en", " ".join(text.split())) if s.strip()]
+    found = [s.strip() for s in segment("en", " ".join(text.split()))]
+    return [s for s in found if s and len(s.split()) <= _MAX_SENTENCE_WORDS]
 
 
 def _spans_of(sentence: str, title: str) -> Iterator[Span]:

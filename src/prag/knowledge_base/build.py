@@ -128,10 +128,17 @@ def encode_missing(
     groups = [group for group in groups if group]
     epochs = recipe.train.epochs
     total = epochs * sum(le.tokens for group in groups for le in group)
-    done = encoded = 0
+    encoded = done = 0
     progress("encode", 0, total)
+
+    def after_step(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if done < total:  # the last word comes when all is committed
+            progress("encode", done, total)
+
     for group in groups:
-        adapters = encode_group(base, recipe.train, group)
+        adapters = encode_group(base, recipe.train, group, after_step)
         store.commit(
             [
                 StoredItem(key_of[le.passage_id], adapter, le.digest)
@@ -139,7 +146,6 @@ def encode_missing(
             ],
             base.sites,
         )
-        done += epochs * sum(le.tokens for le in group)
         encoded += len(group)
-        progress("encode", done, total)
+    progress("encode", total, total)
     return encoded

@@ -10,7 +10,7 @@ from prag.corpus import Catalogue
 from prag.knowledge_base.augmentations import Augmentations, Progress
 from prag.knowledge_base.settings import Settings
 from prag.records import AdapterKey, PragError
-from prag.retrieval import index_info, open_retriever
+from prag.retrieval import index_info, verify_index
 from prag.store import AdapterStore, StoreSize
 
 
@@ -53,13 +53,13 @@ class VerifyReport:
 
 
 def index_fits(folder: Path, kind: str, digest: str) -> bool:
-    """Whether the index is there, whole enough to open, and of this very corpus."""
+    """Whether the index is there, whole, and of this very corpus. Reads all of it."""
     try:
         info = index_info(folder / "retrieval")
-        open_retriever(folder / "retrieval", kind)
+        whole = not verify_index(folder / "retrieval")
     except PragError:
         return False
-    return info.kind == kind and info.digest == digest
+    return whole and info.kind == kind and info.digest == digest
 
 
 def status(
@@ -138,9 +138,10 @@ def verify(
             problems.append(str(error))
     if settings.built is not None:
         try:
-            open_retriever(folder / "retrieval", settings.retriever)
+            wrong = verify_index(folder / "retrieval")
         except PragError as error:
-            problems.append(str(error))
+            wrong = [str(error)]
+        problems += [f"retrieval index: {w}; `prag build {folder}` makes it again" for w in wrong]
     return VerifyReport(len(ids), checked, tuple(problems), tuple(notes))
 
 

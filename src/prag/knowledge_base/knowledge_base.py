@@ -11,43 +11,32 @@ retrieval/           the index of the retriever (`retrieval`)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-import filelock
-
-from prag.augment import AugmentationFile, Augmenter, self_augmenter
+from prag.augment import Augmenter, self_augmenter
 from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
-from prag.generate import Engine, TransformersEngine
 from prag.knowledge_base import build, export, inspect, settings
-from prag.knowledge_base.answering import Library, answer_all
-from prag.knowledge_base.augmentations import Augmentations, ImportReport, Progress
+from prag.knowledge_base.answering import answer_all
+from prag.knowledge_base.augmentations import ImportReport, Progress
 from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.inspect import Status, VerifyReport
+from prag.knowledge_base.reading import Reader
 from prag.knowledge_base.settings import Built, Settings
-from prag.lora import Adapter
 from prag.methods import method_named
 from prag.model import BaseModel, load_model
-from prag.records import AdapterKey, Answer, Document, Hit, Passage, PragError
-from prag.retrieval import KINDS, Retriever, build_retriever, open_retriever
-from prag.store import AdapterStore
+from prag.records import Answer, Document, Passage, PragError
+from prag.retrieval import KINDS, build_retriever
 
 TOKENS_A_STEP = 1024
 """Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
 
 
-class KnowledgeBase:
+class KnowledgeBase(Reader):
     """A library that a model has read. Make one with `create`, come back to it with `open`."""
-
-    def __init__(self, folder: Path, found: Settings, base: BaseModel | None = None) -> None:
-        self.folder = folder
-        self.settings = found
-        self._base = base
 
     @classmethod
     def create(
@@ -112,19 +101,6 @@ class KnowledgeBase:
         if base is not None:
             kb._check_base(base)
         return kb
-
-    @property
-    def base(self) -> BaseModel:
-        """The base model, loaded once.
-
-        Raises:
-            PragError: it cannot be loaded, or is not the model that this folder was made with.
-        """
-        if self._base is None:
-            base = load_model(self.settings.model)
-            self._check_base(base)
-            self._base = base
-        return self._base
 
     # -- adding and taking away -------------------------------------------------------------
 
@@ -367,96 +343,6 @@ class KnowledgeBase:
 
     # -- what the above share ---------------------------------------------------------------
 
-    def _check_base(self, base: BaseModel) -> None:
-        if base.fingerprint != self.settings.base:
-            raise PragError(
-                f"{self.folder} was made with the model {self.settings.model!r} of fingerprint "
-                f"{self.settings.base}; {base.name!r} has {base.fingerprint}. Adapters fit only "
-                "the model they were trained on: restore that model, or make a new knowledge base"
-            )
-
-    def _built(self) -> Built:
-        # Another process may have built since: what is on the disk counts.
-        found = settings.load(self.folder)
-        if found.built is None:
-            raise PragError(f"{self.folder} is not built yet: `prag build {self.folder}` first")
-        if self.settings.built != found.built:
-            self.settings = found
-            self._forget_open()
-        return found.built
-
-    def _library(self, recipe: Recipe | None) -> Library:
-        built = self._built()
-        prints = built.fingerprints
-        if recipe is not None:
-            prints = tuple(recipe.fingerprint(origin) for origin in self._augmentations.origins)
-
-        def passages(ids: Sequence[str]) -> list[Passage]:
-            with self._catalogue(readonly=True) as catalogue:
-                return catalogue.get(ids)
-
-        with self._catalogue(readonly=True) as catalogue:
-            same = catalogue.digest() == built.digest
-            allowed = None if same else {p.id for p in catalogue.passages()}
-
-        def search(questions: Sequence[str], k: int) -> list[list[Hit]]:
-            return self._retriever.search(questions, k, allowed)
-
-        def adapter(passage_id: str) -> tuple[str, Adapter] | None:
-            return self._find_adapter(self._reading_store, passage_id, prints)
-
-        notes = (
-            ()
-            if same
-            else (
-                "the corpus has changed since the last build: what was added is not searched yet "
-                f"(`prag build {self.folder}`), what was withdrawn is passed over",
-            )
-        )
-        return Library(
-            base=self.base,
-            recipe=recipe or built.recipe,
-            engine=self._engine,
-            search=search,
-            passages=passages,
-            adapter=adapter,
-            notes=notes,
-        )
-
-    def _find_adapter(
-        self, store: AdapterStore, passage_id: str, fingerprints: Sequence[str]
-    ) -> tuple[str, Adapter] | None:
-        keys = [AdapterKey(passage_id, self.settings.base, f) for f in fingerprints]
-        there = store.has(keys)
-        for key in keys:
-            if key in there:
-                return str(key), store.read(key)
-        known = self._augmentations.known({passage_id})
-        if passage_id in known and not known[passage_id].pairs:
-            return None
-        return str(keys[0]), store.read(keys[0])  # raises, with what there is instead
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return TransformersEngine(self.base)
-
-    @cached_property
-    def _retriever(self) -> Retriever:
-        return open_retriever(self.folder / "retrieval", self.settings.retriever)
-
-    @cached_property
-    def _reading_store(self) -> AdapterStore:
-        return self._store(readonly=True)
-
-    def _forget_open(self) -> None:
-        for name in ("_retriever", "_reading_store"):
-            self.__dict__.pop(name, None)
-
-    @property
-    def _augmentations(self) -> Augmentations:
-        origins = (*self.settings.origins, f"self:{self.settings.base}")
-        return Augmentations(self.folder, self.settings.recipe, origins)
-
     def _augment(
         self, passages: Sequence[Passage], tell: Progress, augmenter: Augmenter | None = None
     ) -> int:
@@ -467,51 +353,6 @@ class KnowledgeBase:
             return 0
         maker = augmenter or self_augmenter(self.base, self.settings.recipe.augment)
         return self._augmentations.make(maker, missing, tell)
-
-    def _prefer(self, origin: str) -> None:
-        others = tuple(o for o in self.settings.origins if o != origin)
-        self._save(replace(self.settings, origins=(origin, *others)))
-
-    def _forget(self, passage_ids: set[str]) -> None:
-        if AdapterStore.exists(self.folder / "adapters"):
-            with self._store() as store:
-                there = store.keys()
-                store.discard([key for key in there if key.passage in passage_ids])
-        for path in sorted((self.folder / "augmentations").glob("*.jsonl")):
-            AugmentationFile(path).remove(passage_ids)
-
-    def _save(self, changed: Settings) -> None:
-        settings.save(self.folder, changed)
-        self.settings = changed
-
-    def _catalogue(self, readonly: bool = False) -> Catalogue:
-        return Catalogue.open(self.folder / "corpus.sqlite", readonly)
-
-    def _store(self, readonly: bool = False) -> AdapterStore:
-        return AdapterStore.open(self.folder / "adapters", readonly)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """The one writer; what is on the disk is what it starts from.
-
-        Raises:
-            PragError: another process is writing, or the folder cannot be written.
-        """
-        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise PragError(
-                f"another process is writing to {self.folder}; wait until it is done, then run the "
-                "command again"
-            ) from None
-        except OSError as error:
-            raise settings.unwritable(self.folder, error) from error
-        try:
-            self.settings = settings.load(self.folder)
-            yield
-        finally:
-            lock.release()
 
 
 def _silent(stage: str, done: int, total: int) -> None:

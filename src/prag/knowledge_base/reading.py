@@ -1,0 +1,98 @@
+"""What answering opens, kept between questions until another build has changed it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from prag.config import Recipe
+from prag.generate import Engine, TransformersEngine
+from prag.knowledge_base import settings
+from prag.knowledge_base.answering import Library
+from prag.knowledge_base.folder import Folder
+from prag.knowledge_base.settings import Built
+from prag.lora import Adapter
+from prag.records import AdapterKey, Hit, Passage, PragError
+from prag.retrieval import Retriever, open_retriever
+from prag.store import AdapterStore
+
+
+class Reader(Folder):
+    """A knowledge base as `ask` and `export` see it: what was last built."""
+
+    def _built(self) -> Built:
+        # Another process may have built since: what is on the disk counts.
+        found = settings.load(self.folder)
+        if found.built is None:
+            raise PragError(f"{self.folder} is not built yet: `prag build {self.folder}` first")
+        if self.settings.built != found.built:
+            self.settings = found
+            self._forget_open()
+        return found.built
+
+    def _library(self, recipe: Recipe | None) -> Library:
+        built = self._built()
+        prints = built.fingerprints
+        if recipe is not None:
+            prints = tuple(recipe.fingerprint(origin) for origin in self._augmentations.origins)
+
+        def passages(ids: Sequence[str]) -> list[Passage]:
+            with self._catalogue(readonly=True) as catalogue:
+                return catalogue.get(ids)
+
+        with self._catalogue(readonly=True) as catalogue:
+            same = catalogue.digest() == built.digest
+            allowed = None if same else {p.id for p in catalogue.passages()}
+
+        def search(questions: Sequence[str], k: int) -> list[list[Hit]]:
+            return self._retriever.search(questions, k, allowed)
+
+        def adapter(passage_id: str) -> tuple[str, Adapter] | None:
+            return self._find_adapter(self._reading_store, passage_id, prints)
+
+        notes = (
+            ()
+            if same
+            else (
+                "the corpus has changed since the last build: what was added is not searched yet "
+                f"(`prag build {self.folder}`), what was withdrawn is passed over",
+            )
+        )
+        return Library(
+            base=self.base,
+            recipe=recipe or built.recipe,
+            engine=self._engine,
+            search=search,
+            passages=passages,
+            adapter=adapter,
+            notes=notes,
+        )
+
+    def _find_adapter(
+        self, store: AdapterStore, passage_id: str, fingerprints: Sequence[str]
+    ) -> tuple[str, Adapter] | None:
+        keys = [AdapterKey(passage_id, self.settings.base, f) for f in fingerprints]
+        there = store.has(keys)
+        for key in keys:
+            if key in there:
+                return str(key), store.read(key)
+        known = self._augmentations.known({passage_id})
+        if passage_id in known and not known[passage_id].pairs:
+            return None
+        return str(keys[0]), store.read(keys[0])  # raises, with what there is instead
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return TransformersEngine(self.base)
+
+    @cached_property
+    def _retriever(self) -> Retriever:
+        return open_retriever(self.folder / "retrieval", self.settings.retriever)
+
+    @cached_property
+    def _reading_store(self) -> AdapterStore:
+        return self._store(readonly=True)
+
+    def _forget_open(self) -> None:
+        for name in ("_retriever", "_reading_store"):
+            self.__dict__.pop(name, None)
