@@ -301,6 +301,21 @@ def test_nothing_to_build_and_not_built_yet(base, tmp_path):
         KnowledgeBase.open(tmp_path / "none")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_adapters_in_half_the_bytes(kb, base, tmp_path, dtype):
+    half = KnowledgeBase.create(tmp_path / "half", base, QUICK, adapter_dtype=dtype)
+    half.add(tmp_path / "towers.jsonl")
+    half.augment(augmenter=WrittenAugmenter())
+    half.build()
+    assert half.status().store.bytes_live * 2 == kb.status().store.bytes_live
+    for key, adapter in adapters_of(half).items():
+        for name, (A, _) in adapters_of(kb)[key].factors.items():
+            rounded = A.to(getattr(torch, dtype)).to(A.dtype)
+            assert torch.equal(adapter.factors[name][0], rounded)
+    with pytest.raises(PragError, match="no dtype 'int3'"):
+        KnowledgeBase.create(tmp_path / "other", base, adapter_dtype="int3")
+
+
 def test_export_writes_one_folder_a_passage(kb, tmp_path):
     folders = kb.export(tmp_path / "out")
     assert len(folders) == 6

@@ -76,13 +76,23 @@ def init(
     ] = None,
     retriever: Annotated[str, typer.Option(help="bm25, dense or hybrid.")] = "bm25",
     chunk_words: Annotated[int, typer.Option(help="Words of a passage cut from a document.")] = 100,
+    adapter_dtype: Annotated[
+        str, typer.Option(help="How adapters are stored: float32, float16 or bfloat16.")
+    ] = "float32",
 ) -> None:
     """Make a new, empty knowledge base for a model."""
     from prag.config import load_recipe
     from prag.knowledge_base import KnowledgeBase
 
     chosen = load_recipe(recipe) if recipe else None
-    made = KnowledgeBase.create(kb, model, chosen, retriever=retriever, chunk_words=chunk_words)
+    made = KnowledgeBase.create(
+        kb,
+        model,
+        chosen,
+        retriever=retriever,
+        chunk_words=chunk_words,
+        adapter_dtype=adapter_dtype,
+    )
     _out.print(
         f"{kb}: new knowledge base for {escape(model)} (fingerprint {made.settings.base}), recipe "
         f"{made.settings.recipe.name}, retriever {retriever}"

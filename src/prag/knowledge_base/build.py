@@ -18,7 +18,7 @@ from prag.knowledge_base.augmentations import Progress
 from prag.model import BaseModel, check_logits
 from prag.prompts import Lesson, lesson
 from prag.records import AdapterKey, Augmentation, Passage
-from prag.store import AdapterStore, StoredItem
+from prag.store import AdapterStore, Kind, StoredItem
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,17 @@ def encode_missing(
     plan: Plan,
     good: set[AdapterKey],
     tokens_a_step: int,
+    kind: Kind,
     progress: Progress,
 ) -> int:
     """Train what is not there, a group at a time, each committed when it is done.
 
     The groups are those of the whole corpus, so a build that goes on after a kill trains every
     passage beside the neighbours it would have had, and gets the same bits.
+
+    Args:
+        tokens_a_step: padded tokens that passages which train together may have in a step.
+        kind: the dtype in which adapters are stored.
 
     Returns:
         How many adapters were trained.
@@ -145,6 +150,7 @@ def encode_missing(
                 for le, adapter in zip(group, adapters, strict=True)
             ],
             base.sites,
+            kind,
         )
         encoded += len(group)
     progress("encode", total, total)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from prag.augment import Augmenter, self_augmenter
 from prag.config import GenerateConfig, Recipe, default_recipe
@@ -30,6 +30,7 @@ from prag.methods import method_named
 from prag.model import BaseModel, load_model
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
+from prag.store import DTYPES, Kind
 
 TOKENS_A_STEP = 1024
 """Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
@@ -47,6 +48,7 @@ class KnowledgeBase(Reader):
         *,
         retriever: str = "bm25",
         chunk_words: int = 100,
+        adapter_dtype: str = "float32",
     ) -> KnowledgeBase:
         """A new, empty knowledge base.
 
@@ -58,6 +60,8 @@ class KnowledgeBase(Reader):
                 parameters, else `paper`.
             retriever: `bm25`, `dense` or `hybrid`.
             chunk_words: the length of the passages that documents are cut into.
+            adapter_dtype: `float32`, `float16` or `bfloat16`: how adapters are stored. They are
+                trained and used in the model's own precision.
 
         Raises:
             PragError: the folder is in use or cannot be written, or the model will not do.
@@ -69,6 +73,8 @@ class KnowledgeBase(Reader):
             raise PragError(f"{folder} exists and is not an empty folder; use another one")
         if chunk_words < 1:
             raise PragError("a passage has at least 1 word")
+        if adapter_dtype not in DTYPES:
+            raise PragError(f"no dtype {adapter_dtype!r}: use one of {', '.join(DTYPES)}")
         if retriever not in KINDS:
             raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
         base = model if isinstance(model, BaseModel) else load_model(model)
@@ -78,6 +84,7 @@ class KnowledgeBase(Reader):
             recipe=recipe or default_recipe(base.parameters),
             retriever=retriever,
             chunk_words=chunk_words,
+            adapter_dtype=cast(Kind, adapter_dtype),
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +229,14 @@ class KnowledgeBase(Reader):
             plan = build.plan_lessons(self.base, self.settings.recipe, passages, used)
             good, damaged = build.keep_good(store, plan, tell)
             encoded = build.encode_missing(
-                self.base, self.settings.recipe, store, plan, good, TOKENS_A_STEP, tell
+                self.base,
+                self.settings.recipe,
+                store,
+                plan,
+                good,
+                TOKENS_A_STEP,
+                self.settings.adapter_dtype,
+                tell,
             )
             clock.lap("encode")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from prag.config import Recipe, recipe_from_dict, recipe_to_dict
 from prag.records import PragError
+from prag.store import Kind
 
 FORMAT = 1
 FILE = "prag.json"
@@ -39,6 +40,7 @@ class Settings:
     recipe: Recipe
     retriever: str = "bm25"
     chunk_words: int = 100
+    adapter_dtype: Kind = "float32"  # in which adapters are stored
     origins: tuple[str, ...] = ()
     built: Built | None = field(default=None)
 
@@ -72,6 +74,7 @@ def load(folder: Path) -> Settings:
             recipe=_recipe(data["recipe"]),
             retriever=data["retriever"],
             chunk_words=data["chunk_words"],
+            adapter_dtype=data["adapter_dtype"],
             origins=tuple(data["origins"]),
             built=_built(data["built"]),
         )
