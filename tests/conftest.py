@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,6 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from kb_helpers import WrittenAugmenter, write_corpus
+from prag import KnowledgeBase, cli
 from prag.model import BaseModel, wrap
 
 TEMPLATE = (
@@ -79,3 +82,42 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -
 def tiny() -> BaseModel:
     """The tiny Llama in float64; nobody may change it."""
     return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny model on disk, as a user's own would be."""
+    folder = tmp_path_factory.mktemp("model")
+    base = tiny_model("llama", dtype=torch.float32)
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def prag(monkeypatch, capsys):
+    """Runs the command; gives exit status and what was printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["prag", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        printed = capsys.readouterr()
+        return code, " ".join((printed.out + printed.err).split())
+
+    return run
+
+
+@pytest.fixture
+def built_kb(prag, model_folder, tmp_path):
+    """A built knowledge base of three passages."""
+    folder = tmp_path / "kb"
+    assert prag("init", folder, "--model", model_folder)[0] == 0
+    assert prag("add", folder, write_corpus(tmp_path / "towers.jsonl", 3))[0] == 0
+    KnowledgeBase.open(folder).augment(augmenter=WrittenAugmenter())
+    assert prag("build", folder)[0] == 0
+    return folder

@@ -7,52 +7,18 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
-from conftest import byte_tokenizer, tiny_model
+from conftest import byte_tokenizer
 from kb_helpers import WrittenAugmenter, write_corpus
-from prag import KnowledgeBase, cli
+from prag import KnowledgeBase
 
 pytestmark = pytest.mark.fast
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A tiny model on disk, as a user's own would be."""
-    folder = tmp_path_factory.mktemp("model")
-    base = tiny_model("llama", dtype=torch.float32)
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def prag(monkeypatch, capsys):
-    """Runs the command; gives exit status and what was printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["prag", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, " ".join((printed.out + printed.err).split())
-
-    return run
-
-
-@pytest.fixture
-def kb(prag, model_folder, tmp_path):
+def kb(built_kb):
     """A built knowledge base of three passages."""
-    folder = tmp_path / "kb"
-    assert prag("init", folder, "--model", model_folder)[0] == 0
-    assert prag("add", folder, write_corpus(tmp_path / "towers.jsonl", 3))[0] == 0
-    KnowledgeBase.open(folder).augment(augmenter=WrittenAugmenter())
-    assert prag("build", folder)[0] == 0
-    return folder
+    return built_kb
 
 
 def held(kb):
