@@ -11,6 +11,8 @@ from prag import KnowledgeBase, __version__
 
 pytestmark = pytest.mark.fast
 
+COMMANDS = ["init", "add", "augment", "build", "ask", "status", "verify", "withdraw", "export"]
+
 
 @pytest.fixture
 def printed(prag):
@@ -25,7 +27,7 @@ def printed(prag):
 
 
 def test_help_and_version(prag):
-    for command in "init add augment build ask status verify withdraw export".split():
+    for command in COMMANDS:
         code, said = prag(command, "--help")
         assert code == 0
         assert "KB" in said
