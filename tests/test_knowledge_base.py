@@ -12,6 +12,7 @@ from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER, SMALL
+from prag.knowledge_base import build, knowledge_base
 from prag.records import Document, Passage
 
 pytestmark = pytest.mark.fast
@@ -190,6 +191,34 @@ def test_flipped_byte_is_found_named_and_mended(kb):
         for name, (A, B) in adapter.factors.items():
             torch.testing.assert_close(same[key].factors[name][0], A, rtol=0, atol=1e-4)
             torch.testing.assert_close(same[key].factors[name][1], B, rtol=0, atol=1e-3)
+
+
+def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge_base, "TOKENS_A_STEP", 700)
+    encode = build.encode_group
+    groups: list[list[str]] = []
+
+    def recorded(base, train, lessons, after_step=None):
+        if len(groups) == stop_after:
+            raise KeyboardInterrupt
+        groups.append([lesson.passage_id for lesson in lessons])
+        return encode(base, train, lessons, after_step)
+
+    monkeypatch.setattr(build, "encode_group", recorded)
+    seen = []
+    for name, stop_after in (("calm", 99), ("stopped", 2)):
+        kb = KnowledgeBase.create(tmp_path / name, base, QUICK)
+        kb.add(write_corpus(tmp_path / "towers.jsonl", 10))
+        kb.augment(augmenter=WrittenAugmenter())
+        groups.clear()
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                kb.build()
+            stop_after = 99
+        kb.build()
+        seen.append(list(groups))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) > 3
 
 
 def test_damaged_index_is_found_and_mended(kb):

@@ -45,9 +45,9 @@ def steps_of(lesson: Lesson, epochs: int) -> int:
 def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Lesson]]:
     """Lessons of like length into groups that fit `tokens_a_step` padded tokens in a step.
 
-    The groups depend on the lessons alone, not on their order or on what is done already, so a
-    build that was stopped goes on with the groups it would have had. A lesson longer than the
-    budget is a group of its own.
+    The groups depend on the lessons alone, not on the order they come in; without its first
+    groups a corpus falls into the others, so a build that was stopped goes on with the groups it
+    would have had. A lesson longer than the budget is a group of its own.
     """
     ordered = sorted(lessons, key=lambda le: (len(le.examples), _longest(le), le.passage_id))
     groups: list[list[Lesson]] = []

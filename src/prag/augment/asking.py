@@ -148,7 +148,9 @@ class SelfJson:
         )
         constrained = LogitsProcessorList()
         if schema is not None:
-            constrained.append(_Constrained(self._tokens, schema, len(rows), T, end_ids(base)))
+            # A weak model fills its room with white space where the grammar lets it.
+            compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
+            constrained.append(_Constrained(self._tokens, compact, len(rows), T, end_ids(base)))
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
             out = base.model.generate(

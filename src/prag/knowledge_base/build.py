@@ -112,8 +112,8 @@ def encode_missing(
 ) -> int:
     """Train what is not there, a group at a time, each committed when it is done.
 
-    The groups are those of the whole corpus, so a build that goes on after a kill trains every
-    passage beside the neighbours it would have had, and gets the same bits.
+    The groups are filled in one order and committed in that order, so what a kill leaves to do
+    falls into the groups it would have had, and gets the same bits.
 
     Args:
         tokens_a_step: padded tokens that passages which train together may have in a step.
@@ -126,11 +126,8 @@ def encode_missing(
         return 0
     check_logits(base)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
-    groups = [
-        [le for le in group if key_of[le.passage_id] not in good]
-        for group in group_lessons(list(plan.lessons.values()), tokens_a_step)
-    ]
-    groups = [group for group in groups if group]
+    missing = [le for key, le in plan.lessons.items() if key not in good]
+    groups = group_lessons(missing, tokens_a_step)
     epochs = recipe.train.epochs
     total = epochs * sum(le.tokens for group in groups for le in group)
     encoded = done = 0
