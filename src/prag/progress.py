@@ -17,7 +17,10 @@ from rich.progress import (
 )
 
 Tell = Callable[[str, int, int], None]
-"""Called with a stage, how much of it is done, and of how much."""
+"""Called with a stage (`augment`, `check`, `encode`, `index`), how much is done, of how much.
+
+`encode` counts trained tokens, `check` adapters, the others passages.
+"""
 
 EVERY = 10.0
 """Seconds between two lines where the console is no terminal."""

@@ -1,6 +1,6 @@
 """The folder of a knowledge base and its life: add, build, ask, withdraw, verify, export."""
 
-from prag.knowledge_base.augmentations import ImportReport, Progress
+from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.inspect import Status, VerifyReport
 from prag.knowledge_base.knowledge_base import KnowledgeBase
@@ -9,7 +9,6 @@ __all__ = [
     "BuildReport",
     "ImportReport",
     "KnowledgeBase",
-    "Progress",
     "Status",
     "VerifyReport",
 ]

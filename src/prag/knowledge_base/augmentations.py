@@ -7,19 +7,14 @@ in the settings come first, in their order; what the base itself made is the las
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prag.augment import AugmentationFile, Augmenter, read_foreign
 from prag.config import Recipe
+from prag.progress import Tell
 from prag.records import Augmentation, Passage
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage (`augment`, `check`, `encode`, `index`), how much is done, of how much.
-
-`encode` counts trained tokens, the others passages.
-"""
 
 BATCH = 16
 """Passages augmented between two writes."""
@@ -64,7 +59,7 @@ class Augmentations:
                     found[passage_id] = augmentation
         return found
 
-    def make(self, augmenter: Augmenter, missing: Sequence[Passage], progress: Progress) -> int:
+    def make(self, augmenter: Augmenter, missing: Sequence[Passage], progress: Tell) -> int:
         """Augment passages and write them down, a batch at a time.
 
         Returns:

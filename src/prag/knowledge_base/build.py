@@ -14,8 +14,8 @@ from prag.augment import cut_rewrites_and_pairs
 from prag.batches import group_lessons
 from prag.config import Recipe
 from prag.encode import encode_group
-from prag.knowledge_base.augmentations import Progress
 from prag.model import BaseModel, check_logits
+from prag.progress import Tell
 from prag.prompts import Lesson, lesson
 from prag.records import AdapterKey, Augmentation, Passage
 from prag.store import AdapterStore, Kind, StoredItem
@@ -83,7 +83,7 @@ def plan_lessons(
     return Plan(lessons, tuple(left_out))
 
 
-def keep_good(store: AdapterStore, plan: Plan, progress: Progress) -> tuple[set[AdapterKey], int]:
+def keep_good(store: AdapterStore, plan: Plan, progress: Tell) -> tuple[set[AdapterKey], int]:
     """The keys whose adapters are there, whole, and trained on this very lesson.
 
     A damaged adapter is discarded, to be made again.
@@ -108,7 +108,7 @@ def encode_missing(
     good: set[AdapterKey],
     tokens_a_step: int,
     kind: Kind,
-    progress: Progress,
+    progress: Tell,
 ) -> int:
     """Train what is not there, a group at a time, each committed when it is done.
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prag.corpus import Catalogue
-from prag.knowledge_base.augmentations import Augmentations, Progress
+from prag.knowledge_base.augmentations import Augmentations
 from prag.knowledge_base.settings import Settings
+from prag.progress import Tell
 from prag.records import AdapterKey, PragError
 from prag.retrieval import index_info, verify_index
 from prag.store import AdapterStore, StoreSize
@@ -102,7 +103,7 @@ def verify(
     settings: Settings,
     catalogue: Catalogue,
     augmentations: Augmentations,
-    progress: Progress,
+    progress: Tell,
 ) -> VerifyReport:
     """Read and check everything: each problem is a sentence that says how to mend it."""
     problems = [f"{p}; add the document again" for p in catalogue.integrity()]

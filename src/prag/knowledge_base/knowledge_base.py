@@ -21,13 +21,14 @@ from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
 from prag.knowledge_base import build, export, inspect, settings
 from prag.knowledge_base.answering import answer_all
-from prag.knowledge_base.augmentations import ImportReport, Progress
+from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.inspect import Status, VerifyReport
 from prag.knowledge_base.reading import Reader
 from prag.knowledge_base.settings import Built, Settings
 from prag.methods import method_named
 from prag.model import BaseModel, load_model
+from prag.progress import Tell
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
 from prag.store import DTYPES, Kind
@@ -77,6 +78,8 @@ class KnowledgeBase(Reader):
             raise PragError(f"no dtype {adapter_dtype!r}: use one of {', '.join(DTYPES)}")
         if retriever not in KINDS:
             raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
+        if isinstance(model, str) and Path(model).is_dir():
+            model = str(Path(model).resolve())  # to be found from another folder as well
         base = model if isinstance(model, BaseModel) else load_model(model)
         found = Settings(
             model=base.name,
@@ -181,7 +184,7 @@ class KnowledgeBase(Reader):
 
     # -- building ---------------------------------------------------------------------------
 
-    def augment(self, progress: Progress | None = None, augmenter: Augmenter | None = None) -> int:
+    def augment(self, progress: Tell | None = None, augmenter: Augmenter | None = None) -> int:
         """Augment the passages that have no augmentation yet, and go no further.
 
         Args:
@@ -198,7 +201,7 @@ class KnowledgeBase(Reader):
                 self._prefer(augmenter.origin)
             return self._augment(passages, progress or _silent, augmenter)
 
-    def build(self, progress: Progress | None = None, recipe: Recipe | None = None) -> BuildReport:
+    def build(self, progress: Tell | None = None, recipe: Recipe | None = None) -> BuildReport:
         """Augment, encode and index what is missing; keep the rest. Can be killed and run again.
 
         Args:
@@ -326,7 +329,7 @@ class KnowledgeBase(Reader):
         with self._catalogue(readonly=True) as catalogue:
             return inspect.status(self.folder, self.settings, catalogue, self._augmentations)
 
-    def verify(self, progress: Progress | None = None) -> VerifyReport:
+    def verify(self, progress: Tell | None = None) -> VerifyReport:
         """Read everything and check it: passages, adapters, index. Writes nothing."""
         with self._catalogue(readonly=True) as catalogue:
             return inspect.verify(
@@ -358,7 +361,7 @@ class KnowledgeBase(Reader):
     # -- what the above share ---------------------------------------------------------------
 
     def _augment(
-        self, passages: Sequence[Passage], tell: Progress, augmenter: Augmenter | None = None
+        self, passages: Sequence[Passage], tell: Tell, augmenter: Augmenter | None = None
     ) -> int:
         known = self._augmentations.known({p.id for p in passages})
         own = f"self:{self.settings.base}" if augmenter is not None else None
