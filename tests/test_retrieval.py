@@ -397,7 +397,7 @@ def test_fusion_by_hand():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", ["_seal", "_sync", "_replace_meta"])
+@pytest.mark.parametrize("step", ["_seal", "sync", "_replace_meta"])
 def test_a_failed_build_leaves_the_old_index(tmp_path, monkeypatch, kind, step):
     folder = tmp_path / "i"
     before = build(kind, CORPUS[:3], folder).search(["castle river"], 5)

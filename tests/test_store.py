@@ -557,7 +557,7 @@ def test_a_failure_in_any_window_loses_nothing_and_leaves_nothing(
         elif window == "rename":
             patch.setattr(Path, "replace", fail)
         elif window == "after rename":
-            patch.setattr(shards_module, "sync_folder", fail)
+            patch.setattr(shards_module, "sync", fail)
         else:
             patch.setattr(Index, "add", fail)
             patch.setattr(Index, "move", fail)

@@ -11,7 +11,6 @@ line of the same passage replaces an earlier one.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prag.augment.checks import pair_of, whole_text
+from prag.disk import explain
 from prag.records import Augmentation, PragError, Reject
 
 
@@ -76,10 +76,7 @@ class AugmentationFile:
                     os.truncate(self.path, start)
                     raise
         except OSError as error:
-            why = "no space left" if error.errno == errno.ENOSPC else error.strerror
-            raise PragError(
-                f"cannot write augmentations to {self.path}: {why}; those written before are kept"
-            ) from error
+            raise PragError(explain(error, self.path, "writing augmentations")) from error
 
     def remove(self, passage_ids: set[str]) -> int:
         """Take the lines of these passages out; a kill leaves the old file or the new one.

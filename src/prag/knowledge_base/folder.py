@@ -11,6 +11,7 @@ import filelock
 
 from prag.augment import AugmentationFile
 from prag.corpus import Catalogue
+from prag.disk import explain
 from prag.knowledge_base import settings
 from prag.knowledge_base.augmentations import Augmentations
 from prag.knowledge_base.settings import Settings
@@ -91,7 +92,7 @@ class Folder:
                 "command again"
             ) from None
         except OSError as error:
-            raise settings.unwritable(self.folder, error) from error
+            raise PragError(explain(error, self.folder, "locking it")) from error
         try:
             self.settings = settings.load(self.folder)
             yield

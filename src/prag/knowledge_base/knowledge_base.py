@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 from prag.augment import Augmenter, self_augmenter
 from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
+from prag.disk import explain
 from prag.knowledge_base import build, export, inspect, settings
 from prag.knowledge_base.answering import answer_all
 from prag.knowledge_base.augmentations import ImportReport
@@ -92,7 +93,7 @@ class KnowledgeBase(Reader):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise settings.unwritable(folder, error) from error
+            raise PragError(explain(error, folder, "making the folder")) from error
         Catalogue.open(folder / "corpus.sqlite").close()
         settings.save(folder, found)
         return cls(folder, found, base)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prag.config import Recipe, recipe_from_dict, recipe_to_dict
+from prag.disk import explain, replace_text
 from prag.records import PragError
 from prag.store import Kind
 
@@ -91,30 +90,10 @@ def save(folder: Path, settings: Settings) -> None:
     data = {"format": FORMAT, **asdict(settings), "recipe": recipe_to_dict(settings.recipe)}
     if settings.built is not None:
         data["built"] = {**asdict(settings.built), "recipe": recipe_to_dict(settings.built.recipe)}
-    path, fresh = folder / FILE, folder / f".{FILE}.new"
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_text(folder / FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise unwritable(folder, error) from error
-
-
-def unwritable(folder: Path, error: OSError) -> PragError:
-    """The message for a folder that cannot be written to."""
-    if error.errno == errno.ENOSPC:
-        return PragError(
-            f"{folder}: no space left on the disk; free some and run the command again"
-        )
-    return PragError(f"{folder} cannot be written: {error.strerror or error}")
+        raise PragError(explain(error, folder, "writing the settings")) from error
 
 
 def _recipe(data: dict[str, Any]) -> Recipe:

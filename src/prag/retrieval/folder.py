@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import uuid
@@ -26,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prag.disk import replace_text, sync
 from prag.records import ID_LENGTH, Passage, PragError
 
 FORMAT = 1
@@ -140,7 +140,7 @@ def write_index(
                 files={p.relative_to(data).as_posix(): _seal(p) for p in _files(data)},
             )
             for place in (data, *(p for p in data.rglob("*") if p.is_dir())):
-                _sync(place)
+                sync(place)
             _replace_meta(folder, info)
         except BaseException:
             if not _in_force(folder, data):
@@ -263,7 +263,7 @@ def _files(data: Path) -> list[Path]:
 
 
 def _seal(path: Path) -> IndexFile:
-    _sync(path)
+    sync(path)
     return IndexFile(path.stat().st_size, _checksum(path))
 
 
@@ -276,21 +276,4 @@ def _checksum(path: Path) -> str:
 
 
 def _replace_meta(folder: Path, info: IndexInfo) -> None:
-    draft = folder / f"{META}.new"
-    draft.write_text(json.dumps(asdict(info), indent=1) + "\n", encoding="utf-8")
-    _sync(draft)
-    _sync(folder)
-    draft.replace(folder / META)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders, and orders their changes itself
-    # Windows syncs only what is open for writing.
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    replace_text(folder / META, json.dumps(asdict(info), indent=1) + "\n")

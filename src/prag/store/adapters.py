@@ -12,12 +12,13 @@ from typing import Literal
 
 import torch
 
+from prag.disk import sync
 from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
 from prag.store import upkeep
 from prag.store.errors import DamagedAdapter, MissingAdapter, explained
 from prag.store.index import Index, Row, layout_id, sites_to_json
-from prag.store.shards import ShardDamage, ShardFolder, checksum, sync_folder
+from prag.store.shards import ShardDamage, ShardFolder, checksum
 
 Kind = Literal["float32", "float16", "bfloat16"]
 
@@ -89,8 +90,8 @@ class AdapterStore:
         index = Index(path, readonly)
         if empty:
             with explained(folder, "opening the adapter store"):
-                sync_folder(folder)
-                sync_folder(folder.parent)
+                sync(folder)
+                sync(folder.parent)
         return cls(folder, index, shards)
 
     @staticmethod

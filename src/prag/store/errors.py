@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from prag.disk import explain, full, unwritable
 from prag.records import AdapterKey, PragError
 
 NAMED = 10
@@ -82,37 +82,19 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PragError(_explain_disk(error, path, doing)) from error
+        raise PragError(explain(error, path, doing)) from error
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise  # a mistake of the program, not of the disk
     except sqlite3.DatabaseError as error:
         raise PragError(_explain_sqlite(str(error), path, doing)) from error
 
 
-_FULL = (
-    "{path}: the disk is full, {doing} was not finished; what was stored before is unharmed: "
-    "free some space and run it again"
-)
-_READONLY = (
-    "{path}: cannot be written, {doing} was not done: give yourself the right to write there, "
-    "or copy the knowledge base to a place that can be written"
-)
-
-
-def _explain_disk(error: OSError, path: Path, doing: str) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _FULL.format(path=path, doing=doing)
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return _READONLY.format(path=path, doing=doing)
-    return f"{path}: {doing} failed: {error.strerror or error}"
-
-
 def _explain_sqlite(message: str, path: Path, doing: str) -> str:
     # By message and not by code: sqlite3 gives codes only from Python 3.11 on.
     if "is full" in message:
-        return _FULL.format(path=path, doing=doing)
+        return full(path, doing)
     if "readonly database" in message:
-        return _READONLY.format(path=path, doing=doing)
+        return unwritable(path, doing)
     if "not a database" in message or "malformed" in message:
         return (
             f"{path}: the index of the adapter store cannot be read ({message}): restore this "

@@ -6,7 +6,6 @@ larger than memory), the offsets must be known, and they are synced before they 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import mmap
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from prag.disk import sync
 from prag.store.errors import explained
 
 SUFFIX = ".safetensors"
@@ -60,20 +60,6 @@ class _Map:
 def checksum(data: Buffer) -> str:
     """The BLAKE2b of the bytes at 128 bits, in hex."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system offers that."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such call
-            raise
-    finally:
-        os.close(handle)
 
 
 def open_new(path: Path) -> BinaryIO:
@@ -161,7 +147,7 @@ class ShardFolder:
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(final)
-                sync_folder(self.path)
+                sync(self.path)
             except BaseException:
                 for path in (temporary, final):
                     with suppress(OSError):
