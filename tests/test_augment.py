@@ -325,7 +325,7 @@ def test_a_full_disk_keeps_what_was_there(file, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(PragError, match=r"no space left.*writing augmentations.*stored before is unharmed"):
+        with pytest.raises(PragError, match=r"no space left.*augmentations.*is unharmed"):
             file.append([augmentation("q")])
     assert file.path.read_bytes() == before
     file.append([augmentation("r")])
