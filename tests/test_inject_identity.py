@@ -7,11 +7,13 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 
 from conftest import FAMILIES, tiny_model
 from prag.config import GenerateConfig
-from prag.generate import Request, TransformersEngine
+from prag.generate import Request, TransformersEngine, batches_of_like_length
 from prag.inject import injected
 from prag.knowledge_base.export import write_peft
 from prag.lora import Adapter, delta, merge
@@ -165,3 +167,13 @@ def test_exported_folder_says_what_it_is(tiny, tmp_path):
     assert (config["r"], config["lora_alpha"]) == (2, 32.0)
     assert config["target_modules"] == ["down_proj", "gate_proj", "up_proj"]
     assert json.loads((folder / "passage.json").read_text())["text"] == "passage 0"
+
+
+@given(st.lists(st.integers(1, 900), max_size=60), st.integers(1, 20))
+def test_batches_hold_every_prompt_once_and_little_padding(lengths, rows):
+    batches = batches_of_like_length(lengths, rows)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        whole = len(batch) * max(lengths[i] for i in batch)
+        assert len(batch) <= rows
+        assert sum(lengths[i] for i in batch) >= 0.8 * whole

@@ -68,10 +68,8 @@ class TransformersEngine:
                     f"do not fit the model's context of {self.base.context}: give fewer passages "
                     "(top-k) or shorter ones"
                 )
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].ids))
         results: dict[int, Generated] = {}
-        for at in range(0, len(order), config.rows):
-            chosen = order[at : at + config.rows]
+        for chosen in batches_of_like_length([len(r.ids) for r in requests], config.rows):
             made = self._batch([requests[i] for i in chosen], config)
             results.update(zip(chosen, made, strict=True))
         return [results[i] for i in range(len(requests))]
@@ -100,6 +98,19 @@ class TransformersEngine:
             new.append(token)
         text = self.base.tokenizer.decode(new, skip_special_tokens=True)
         return Generated(text, tuple(new), seconds)
+
+
+def batches_of_like_length(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Indices in batches of up to `rows`, at most a fifth of whose tokens are padding."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        grown = [*batches[-1], index] if batches else []
+        whole = len(grown) * lengths[index]
+        if grown and len(grown) <= rows and 5 * sum(lengths[i] for i in grown) >= 4 * whole:
+            batches[-1] = grown
+        else:
+            batches.append([index])
+    return batches
 
 
 def end_ids(base: BaseModel) -> set[int]:
