@@ -94,6 +94,9 @@ def test_question_without_hits(kb, prag):
     assert code == 1
     assert "no passage fits the question" in said
     assert "closed-book" in said
+    code, said = prag("ask", kb, "zyzzyva?", "--method", "all")
+    assert code == 1
+    assert said.startswith("closed-book:"), "what can be answered is"
 
 
 def test_empty_knowledge_base(prag, model_folder, tmp_path):

@@ -226,7 +226,7 @@ def ask(
     names = list(METHODS) if method == "all" else [method]
     settings = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     chosen = load_recipe(recipe) if recipe else None
-    answers = [opened.ask(question, name, top_k, settings, chosen) for name in names]
+    answers = (opened.ask(question, name, top_k, settings, chosen) for name in names)
     if as_json:
         shown = [asdict(answer) for answer in answers]
         _print_json(shown if method == "all" else shown[0])
