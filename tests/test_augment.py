@@ -21,7 +21,7 @@ from prag.augment import (
     Endpoint,
     SelfJson,
     SelfSpans,
-    cut_rewrites_and_pairs,
+    cut,
     read_foreign,
     self_augmenter,
     self_spans,
@@ -377,8 +377,8 @@ def test_a_foreign_file(tmp_path):
         Augmentation("q", ("one", "two"), (made, made), "mine"),
         Augmentation("r", (), (), "file:made"),
     ]
-    cut = list(cut_rewrites_and_pairs(found, 1, 1))
-    assert [(a.rewrites, len(a.pairs)) for a in cut] == [(("one",), 1), (("one",), 1), ((), 0)]
+    first = [cut(one, 1, 1) for one in found]
+    assert [(a.rewrites, len(a.pairs)) for a in first] == [(("one",), 1), (("one",), 1), ((), 0)]
 
 
 def test_a_faulty_foreign_file_is_told_where(tmp_path):

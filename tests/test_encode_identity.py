@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
 from conftest import FAMILIES, tiny_model
-from prag.batches import group_lessons, steps_of
+from prag.batches import group_lessons
 from prag.config import PAPER, SMALL
 from prag.encode import encode_group, initial_factors
 from prag.prompts import lesson
@@ -136,7 +136,9 @@ def test_steps_are_the_papers(tiny):
     """METHOD: 3 pairs and a rewrite give 5 sequences, 5 steps an epoch."""
     _, three, _, _ = made_lessons(tiny, PAPER)
     assert len(three.examples) == 5
-    assert steps_of(three, epochs=2) == 10
+    steps: list[int] = []
+    encode_group(tiny, replace(PAPER.train, epochs=2), [three], steps.append)
+    assert len(steps) == 10
 
 
 def test_groups_do_not_depend_on_order(tiny):

@@ -37,11 +37,6 @@ class Batch:
     active: Tensor
 
 
-def steps_of(lesson: Lesson, epochs: int) -> int:
-    """How many optimizer steps the lesson takes: one a sequence, in each epoch."""
-    return len(lesson.examples) * epochs
-
-
 def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Lesson]]:
     """Lessons of like length into groups that fit `tokens_a_step` padded tokens in a step.
 

@@ -33,7 +33,6 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="KB", help="The folder of the knowledge base.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-METHODS = ("closed-book", "in-context", "parametric", "combined", "all")
 
 
 def main() -> None:

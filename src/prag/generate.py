@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from prag.config import GenerateConfig
 from prag.inject import injected
@@ -76,18 +77,15 @@ class TransformersEngine:
 
     def _batch(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         base, began = self.base, time.perf_counter()
-        T = max(len(r.ids) for r in requests)
-        pad = base.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (T - len(r.ids)) + list(r.ids) for r in requests])
-        mask = torch.tensor([[0] * (T - len(r.ids)) + [1] * len(r.ids) for r in requests])
-        with torch.no_grad(), injected(base, [r.adapters for r in requests]), _seeded(config):
+        ids, mask = left_padded([r.ids for r in requests], base)  # [B, T] each
+        with torch.no_grad(), injected(base, [r.adapters for r in requests]), seeded(config.seed):
             out = base.model.generate(  # [B, T + new]
-                ids.to(base.device),
-                attention_mask=mask.to(base.device),
+                ids,
+                attention_mask=mask,
                 generation_config=generation_config(base, config),
             )
         seconds = (time.perf_counter() - began) / len(requests)
-        return [self._generated(row, seconds) for row in out[:, T:].tolist()]
+        return [self._generated(row, seconds) for row in out[:, ids.shape[1] :].tolist()]
 
     def _generated(self, row: list[int], seconds: float) -> Generated:
         ends = end_ids(self.base)
@@ -111,6 +109,14 @@ def batches_of_like_length(lengths: Sequence[int], rows: int) -> list[list[int]]
         else:
             batches.append([index])
     return batches
+
+
+def left_padded(rows: Sequence[Sequence[int]], base: BaseModel) -> tuple[Tensor, Tensor]:
+    """Prompts as one batch [B, T], padded so that all end together; the mask is 0 at padding."""
+    T, pad = max(map(len, rows)), base.tokenizer.pad_token_id
+    ids = [[pad] * (T - len(row)) + list(row) for row in rows]
+    mask = [[0] * (T - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=base.device), torch.tensor(mask, device=base.device)
 
 
 def end_ids(base: BaseModel) -> set[int]:
@@ -142,8 +148,8 @@ def generation_config(base: BaseModel, config: GenerateConfig, **more: Any) -> A
 
 
 @contextmanager
-def _seeded(config: GenerateConfig) -> Iterator[None]:
-    """Sampling from the config's seed, the caller's random state restored afterwards."""
+def seeded(seed: int) -> Iterator[None]:
+    """Sampling from a seed, the caller's random state restored afterwards."""
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         yield

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from prag.augment.asking import Endpoint, SelfJson
-from prag.augment.files import AugmentationFile, cut_rewrites_and_pairs, read_foreign
+from prag.augment.files import AugmentationFile, cut, read_foreign
 from prag.augment.self_spans import SelfSpans
 from prag.config import AugmentConfig
 from prag.model import BaseModel
@@ -33,7 +33,7 @@ __all__ = [
     "Endpoint",
     "SelfJson",
     "SelfSpans",
-    "cut_rewrites_and_pairs",
+    "cut",
     "read_foreign",
     "self_augmenter",
 ]

@@ -17,7 +17,7 @@ import torch
 
 from prag.augment.checks import keep_new, parse_pairs
 from prag.config import AugmentConfig, GenerateConfig
-from prag.generate import end_ids, generation_config
+from prag.generate import end_ids, generation_config, left_padded, seeded
 from prag.model import BaseModel
 from prag.prompts import chat_ids
 from prag.records import Augmentation, Passage, PragError, QAPair, Reject
@@ -136,10 +136,8 @@ class SelfJson:
 
         base = self.base
         rows = [chat_ids(base.tokenizer, prompt) for prompt in prompts]
-        T = max(map(len, rows))
-        pad = base.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (T - len(r)) + r for r in rows], device=base.device)
-        mask = torch.tensor([[0] * (T - len(r)) + [1] * len(r) for r in rows], device=base.device)
+        ids, mask = left_padded(rows, base)  # [B, T] each
+        T = ids.shape[1]
         settings = GenerateConfig(
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
@@ -151,8 +149,7 @@ class SelfJson:
             # A weak model fills its room with white space where the grammar lets it.
             compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
             constrained.append(_Constrained(self._tokens, compact, len(rows), T, end_ids(base)))
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.no_grad(), seeded(seed):
             out = base.model.generate(
                 ids,
                 attention_mask=mask,

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,8 @@ def read_foreign(path: Path, origin: str) -> Iterator[Augmentation]:
             raise PragError(f"{path}:{number}: {error}; nothing was imported") from error
 
 
-def cut_rewrites_and_pairs(
-    augmentations: Iterable[Augmentation], rewrites: int, pairs: int
-) -> Iterator[Augmentation]:
+def cut(augmentation: Augmentation, rewrites: int, pairs: int) -> Augmentation:
     """As many rewrites and pairs as a recipe uses, the first ones."""
-    for a in augmentations:
-        yield Augmentation(
-            a.passage_id, a.rewrites[:rewrites], a.pairs[:pairs], a.origin, a.rejects
-        )
+    return replace(
+        augmentation, rewrites=augmentation.rewrites[:rewrites], pairs=augmentation.pairs[:pairs]
+    )

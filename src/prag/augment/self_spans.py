@@ -20,7 +20,7 @@ import torch
 from prag.augment.checks import keep_new
 from prag.augment.spans import Span, answer_spans
 from prag.config import AugmentConfig, GenerateConfig
-from prag.generate import generation_config
+from prag.generate import generation_config, seeded
 from prag.model import BaseModel
 from prag.prompts import text_ids
 from prag.records import Augmentation, Passage, QAPair, Reject
@@ -120,8 +120,7 @@ class SelfSpans:
             ),
         )
         settings.eos_token_id = self._ends
-        with torch.no_grad(), torch.random.fork_rng(), _old_cache_name():
-            torch.manual_seed(self.config.seed)
+        with torch.no_grad(), seeded(self.config.seed), _old_cache_name():
             out = base.model.generate(
                 ids,
                 attention_mask=mask,

@@ -84,17 +84,24 @@ class Augmentations:
         mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         origin = f"file:{label or path.stem}@{mark}"
         by_prefix = {passage_id[:12]: passage_id for passage_id in passage_ids}
-        mine = {}
+        mine, unknown = {}, 0
         for augmentation in found:
             whole = by_prefix.get(augmentation.passage_id[:12])
             if whole and whole.startswith(augmentation.passage_id):
                 mine[whole] = replace(augmentation, passage_id=whole, origin=origin)
+            else:
+                unknown += 1
         file = self.file(origin)
         there = file.load()
         file.append([a for a in mine.values() if there.get(a.passage_id) != a])
         return ImportReport(
             origin=origin,
             imported=len(mine),
-            unknown=sum(by_prefix.get(a.passage_id[:12]) is None for a in found),
+            unknown=unknown,
             without_pairs=sum(not a.pairs for a in mine.values()),
         )
+
+
+def fingerprints(recipe: Recipe, augmentations: dict[str, Augmentation]) -> dict[str, str]:
+    """The fingerprint of the recipe with each origin among the augmentations."""
+    return {o: recipe.fingerprint(o) for o in {a.origin for a in augmentations.values()}}

@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prag.augment import cut_rewrites_and_pairs
+from prag.augment import cut
 from prag.batches import group_lessons
 from prag.config import Recipe
 from prag.encode import encode_group
+from prag.knowledge_base.augmentations import fingerprints
 from prag.model import BaseModel, check_logits
 from prag.progress import Tell
 from prag.prompts import Lesson, lesson
@@ -68,16 +69,12 @@ def plan_lessons(
     """What each passage's adapter is to be trained on, and under which key it is kept."""
     lessons: dict[AdapterKey, Lesson] = {}
     left_out = []
-    prints: dict[str, str] = {}
+    prints = fingerprints(recipe, augmentations)
     for passage in passages:
-        (used,) = cut_rewrites_and_pairs(
-            [augmentations[passage.id]], recipe.augment.rewrites, recipe.augment.pairs
-        )
+        used = cut(augmentations[passage.id], recipe.augment.rewrites, recipe.augment.pairs)
         if not used.pairs:
             left_out.append(passage.id)
             continue
-        if used.origin not in prints:
-            prints[used.origin] = recipe.fingerprint(used.origin)
         key = AdapterKey(passage.id, base.fingerprint, prints[used.origin])
         lessons[key] = lesson(base.tokenizer, passage, used, recipe.train, recipe.wording)
     return Plan(lessons, tuple(left_out))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prag.corpus import Catalogue
-from prag.knowledge_base.augmentations import Augmentations
+from prag.knowledge_base.augmentations import Augmentations, fingerprints
 from prag.knowledge_base.settings import Settings
 from prag.progress import Tell
-from prag.records import AdapterKey, PragError
+from prag.records import AdapterKey, Augmentation, PragError
 from prag.retrieval import index_info, verify_index
 from prag.store import AdapterStore, StoreSize
 
@@ -70,7 +70,7 @@ def status(
     ids = {p.id for p in catalogue.passages()}
     counts = catalogue.count()
     known = augmentations.known(ids)
-    expected = _expected(settings, augmentations, ids)
+    expected = _expected(settings, known)
     encoded, size = 0, None
     if AdapterStore.exists(folder / "adapters"):
         with AdapterStore.open(folder / "adapters", readonly=True) as store:
@@ -111,8 +111,9 @@ def verify(
     ids = {p.id for p in catalogue.passages()}
     expected: set[AdapterKey] = set()
     try:
-        expected = _expected(settings, augmentations, ids)
-        bare = len(ids) - len(augmentations.known(ids))
+        known = augmentations.known(ids)
+        expected = _expected(settings, known)
+        bare = len(ids) - len(known)
         if bare:
             notes.append(f"{bare} passages are not augmented yet: `prag build {folder}`")
     except PragError as error:
@@ -146,10 +147,7 @@ def verify(
     return VerifyReport(len(ids), checked, tuple(problems), tuple(notes))
 
 
-def _expected(settings: Settings, augmentations: Augmentations, ids: set[str]) -> set[AdapterKey]:
+def _expected(settings: Settings, known: dict[str, Augmentation]) -> set[AdapterKey]:
     """The keys of the adapters that passages with pairs have once they are built."""
-    return {
-        AdapterKey(i, settings.base, settings.recipe.fingerprint(a.origin))
-        for i, a in augmentations.known(ids).items()
-        if a.pairs
-    }
+    prints = fingerprints(settings.recipe, known)
+    return {AdapterKey(i, settings.base, prints[a.origin]) for i, a in known.items() if a.pairs}
