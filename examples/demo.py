@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prag import KnowledgeBase, PragError
-from prag.methods import METHODS
+from prag.methods import CORE
 from prag.metrics import presence
 from prag.progress import shown
 from prag.records import Answer
@@ -55,7 +55,7 @@ def main() -> None:
     rows = [json.loads(line) for line in (DATA / "questions.jsonl").read_text("utf-8").splitlines()]
     rows = rows[:QUESTIONS]
     answers = {}
-    for name in METHODS:
+    for name in CORE:
         answers[name] = kb.ask_many([row["question"] for row in rows], name)
         console.print(f"asked {name}")
     for i, row in enumerate(rows):

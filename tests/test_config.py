@@ -28,6 +28,7 @@ SELF, FILE = "self:0123456789abcdef", "file:qa"
 OTHER = {
     "style": "spans",
     "sequences": "closed-book",
+    "style": "hotpotqa",
     "loss": "answer",
     "beta1": 0.5,
     "beta2": 0.5,

@@ -19,6 +19,7 @@ from prag.prompts import (
     lesson,
     passage_text,
     question_ids,
+    style_named,
     user_turn,
 )
 from prag.records import Augmentation, Passage, PragError, QAPair
@@ -29,6 +30,8 @@ TOKENIZER = byte_tokenizer()
 PASSAGE = Passage("Krog Light", "A lighthouse of\nstone, built in 1887.")
 FLAT = "A lighthouse of stone, built in 1887."
 WORDING = Wording(instruction="Answer.")
+DIRECT = style_named("direct", WORDING)
+REASONING = style_named("2wikimultihopqa", WORDING)
 
 
 def augmentation(pairs, rewrites=("Built in 1887, of stone.",)):
@@ -102,7 +105,7 @@ def test_no_system_turn_and_no_end_token():
     apply = tokenizer.apply_chat_template
     tokenizer.apply_chat_template = lambda turns, **kw: (seen.append(turns), apply(turns, **kw))[1]
     one = lesson(tokenizer, PASSAGE, augmentation(3), PAPER.train, WORDING)
-    question_ids(tokenizer, "Who", [], WORDING)
+    question_ids(tokenizer, "Who", [], WORDING, DIRECT)
     assert len(seen) == 6
     assert all([turn["role"] for turn in turns] == ["user"] for turns in seen)
     assert all(e.ids[-1] != tokenizer.eos_token_id for e in one.examples)
@@ -116,7 +119,8 @@ def test_a_question_is_asked_where_training_has_its_answer(recipe, question):
     """Its prompt is the trained sequence up to the answer: same turn, same lead, token by token."""
     one = lesson(TOKENIZER, PASSAGE, augmentation(1), recipe.train, recipe.wording)
     shown = [passage_text(PASSAGE, recipe.wording)] if recipe is PAPER else []
-    prompt = question_ids(TOKENIZER, question, shown, recipe.wording)
+    style = style_named(recipe.train.style, recipe.wording)
+    prompt = question_ids(TOKENIZER, question, shown, recipe.wording, style)
     trained = list(one.examples[0].ids)
     assert trained[: len(prompt)] == prompt
     assert TOKENIZER.decode(trained[len(prompt) :]) == " answer 0."
@@ -146,7 +150,36 @@ def test_passages_are_numbered_lines():
 
 @pytest.mark.parametrize(("answer", "said"), [("Rome", "Rome."), (" Rome. ", "Rome."), ("7", "7.")])
 def test_what_the_assistant_says_ends_in_one_full_stop(answer, said):
-    assert assistant_turn(answer, WORDING) == f"The answer is {said}"
+    pair = QAPair("q", answer, f"It is {answer}")
+    assert assistant_turn(pair, DIRECT) == f"The answer is {said}"
+    assert assistant_turn(pair, REASONING) == f"Answer: It is {answer}".rstrip(" .") + "."
+
+
+def test_reasoning_stands_after_worked_examples_before_the_passages():
+    """METHOD, 2: few-shot examples, then the passages, then the question; the whole answer."""
+    train = replace(PAPER.train, style="2wikimultihopqa")
+    one = lesson(TOKENIZER, PASSAGE, augmentation(1), train, WORDING)
+    first = texts(one)[0]
+    worked = first.index("Question: ")
+    assert first.index("Answer.") < worked < first.index(f"Passage 1: {FLAT}")
+    assert first.index("Passage 1: ") < first.index("Question: q0?")
+    assert first.count("\nAnswer: ") == 8 + 1
+    assert first.endswith("assistant\nAnswer: full 0.")
+    assert first.count("So the answer is") == 8
+    prompt = question_ids(TOKENIZER, "q0", [FLAT], WORDING, REASONING)
+    assert list(one.examples[0].ids)[: len(prompt)] == prompt
+
+
+def test_what_was_said_is_continued():
+    prompt = question_ids(TOKENIZER, "Who", [], WORDING, DIRECT)
+    more = question_ids(TOKENIZER, "Who", [], WORDING, DIRECT, " Ada")
+    assert more[: len(prompt)] == prompt
+    assert TOKENIZER.decode(more[len(prompt) :]) == " Ada"
+
+
+def test_no_such_style():
+    with pytest.raises(PragError, match="use direct, 2wikimultihopqa, hotpotqa"):
+        style_named("sideways", WORDING)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from prag.augment.checks import ungrounded
 from prag.config import SMALL
 from prag.metrics import presence
 from prag.model import load_model
-from prag.prompts import question_ids
+from prag.prompts import question_ids, style_named
 from prag.records import Passage
 
 pytestmark = [
@@ -87,11 +87,13 @@ def test_the_exported_adapter_gives_the_same_answer_through_peft(kb, known, tmp_
     from prag.model import packaged_folder
 
     kb.export(tmp_path)
+    wording = kb.settings.recipe.wording
+    style = style_named("direct", wording)
     for row, answer in known:
         (used,) = [s.passage_id for s in answer.sources if s.adapter]
         plain = AutoModelForCausalLM.from_pretrained(packaged_folder(), dtype=torch.float32)
         model = PeftModel.from_pretrained(plain, str(tmp_path / used)).eval()
-        ids = question_ids(kb.base.tokenizer, row["question"], [], kb.settings.recipe.wording)
+        ids = question_ids(kb.base.tokenizer, row["question"], [], wording, style)
         out = model.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),

@@ -84,10 +84,13 @@ class TrainConfig:
 
     `sequences` is what it is trained on: `paper` (METHOD: the first half of the pairs with the
     passage and with its rewrite in the prompt, the others without) or `closed-book` (every pair
-    without any passage). `loss` is which tokens count: `all`, or `answer` (the assistant's).
+    without any passage). `style` is what the assistant is trained to say: the short answer
+    (`direct`), or the whole one after the worked examples of a question set (METHOD, 2).
+    `loss` is which tokens count: `all`, or `answer` (the assistant's).
     """
 
     sequences: Literal["paper", "closed-book"] = "paper"
+    style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
     loss: Literal["all", "answer"] = "all"
     rank: int = 2  # r
     alpha: float = 32.0  # scale = alpha / r
@@ -102,6 +105,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _floats(self)
         _require(self.sequences in ("paper", "closed-book"), "train.sequences: paper, closed-book")
+        _require(
+            self.style in ("direct", "2wikimultihopqa", "hotpotqa"),
+            "train.style: direct, 2wikimultihopqa, hotpotqa",
+        )
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
         _require(self.rank >= 1, "train.rank is at least 1")
         _require(self.alpha > 0, "train.alpha is above 0")
@@ -117,6 +124,7 @@ class GenerateConfig:
     """How an answer is generated. The defaults are the paper's for direct answers."""
 
     max_new_tokens: int = 20  # tokens
+    reasoning_tokens: int = 128  # tokens of a chain of thought, where one is asked for
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 50  # tokens that sampling chooses from; no effect when greedy
     top_p: float = 1.0  # probability mass that sampling chooses from; no effect when greedy
@@ -126,6 +134,7 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         _floats(self)
         _require(self.max_new_tokens >= 1, "generate.max_new_tokens is at least 1")
+        _require(self.reasoning_tokens >= 1, "generate.reasoning_tokens is at least 1")
         _require(self.temperature >= 0, "generate.temperature is at least 0")
         _require(self.top_k >= 0, "generate.top_k is at least 0 (0: all tokens)")
         _require(0 < self.top_p <= 1, "generate.top_p is in (0, 1]")

@@ -6,10 +6,10 @@ Letters: B rows, T tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,29 +20,69 @@ from prag.lora import Merged
 from prag.model import BaseModel
 from prag.records import PragError
 
+Until = Callable[[str], bool]
+"""Told the text of a continuation after each token; true ends it there."""
+
+Watch = Literal["nothing", "confidence", "attention"]
+"""What is looked at while a continuation is made: each kind includes those before it."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt [T] and the adapters that are in the weights while it is answered, if any."""
+    """One prompt [T] and the adapters that are in the weights while it is answered, if any.
+
+    `max_new_tokens` goes before the engine's setting; `until` ends the continuation early;
+    `watch` asks for a `Trace`.
+    """
 
     ids: tuple[int, ...]
     adapters: Merged | None = None
+    max_new_tokens: int | None = None
+    until: Until | None = None
+    watch: Watch = "nothing"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was seen while n tokens were made after a prompt of T.
+
+    Args:
+        probabilities: of each new token when it was chosen, without temperature.
+        entropies: in nats, of the distribution that each new token was chosen from.
+        attention: [n, T + n] or None: row i is what new token i, as a query, pays to each position
+            up to itself in the last layer, averaged over its heads. A last token that nothing was
+            made after was never a query: its row is zero.
+    """
+
+    probabilities: tuple[float, ...]
+    entropies: tuple[float, ...]
+    attention: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Generated:
     """What a request gave: new tokens without the end token, and their text.
 
-    `seconds` is the time of its batch divided by the rows of the batch.
+    `seconds` is the time of its batch divided by the rows of the batch, and
+    `first_token_seconds` the part of it before the first token was there. `ended` says that the
+    model ended it, not a limit or `until`. `pieces`, given with a trace, are the parts of `text`
+    that the tokens make.
     """
 
     text: str
     ids: tuple[int, ...]
     seconds: float
+    first_token_seconds: float = 0.0
+    ended: bool = True
+    trace: Trace | None = None
+    pieces: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
     """Anything that answers requests, each with its own adapters, in the order given."""
+
+    def check(self, request: Request, config: GenerateConfig) -> None:
+        """Refuse a request that cannot be answered; a `PragError` says why."""
 
     def generate(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         """The continuation of each request."""
@@ -54,48 +94,188 @@ class TransformersEngine:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
 
+    def check(self, request: Request, config: GenerateConfig) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            PragError: the prompt is empty, or it and its answer do not fit the model's context.
+        """
+        if not request.ids:
+            raise PragError("a prompt without tokens cannot be continued")
+        new = request.max_new_tokens or config.max_new_tokens
+        if len(request.ids) + new > self.base.context:
+            raise PragError(
+                f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
+                f"context of {self.base.context}: give fewer passages (top-k) or shorter ones"
+            )
+
     def generate(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         """Continue each prompt. Prompts of like length share a batch, whatever their adapters.
 
         Raises:
-            PragError: a prompt is empty, or it and its answer do not fit the model's context.
+            PragError: as of `check`, for any of them.
         """
         for request in requests:
-            if not request.ids:
-                raise PragError("a prompt without tokens cannot be continued")
-            if len(request.ids) + config.max_new_tokens > self.base.context:
-                raise PragError(
-                    f"a prompt of {len(request.ids)} tokens and {config.max_new_tokens} new ones "
-                    f"do not fit the model's context of {self.base.context}: give fewer passages "
-                    "(top-k) or shorter ones"
-                )
+            self.check(request, config)
         results: dict[int, Generated] = {}
-        for chosen in batches_of_like_length([len(r.ids) for r in requests], config.rows):
-            made = self._batch([requests[i] for i in chosen], config)
-            results.update(zip(chosen, made, strict=True))
+        kinds: dict[tuple[int, Watch], list[int]] = {}
+        for i, r in enumerate(requests):
+            kinds.setdefault((r.max_new_tokens or config.max_new_tokens, r.watch), []).append(i)
+        for (new, watch), members in kinds.items():
+            lengths = [len(requests[i].ids) for i in members]
+            for chosen in batches_of_like_length(lengths, config.rows):
+                batch = [members[j] for j in chosen]
+                settings = replace(config, max_new_tokens=new)
+                made = self._batch([requests[i] for i in batch], settings, watch)
+                results.update(zip(batch, made, strict=True))
         return [results[i] for i in range(len(requests))]
 
-    def _batch(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
-        base, began = self.base, time.perf_counter()
+    def _batch(
+        self, requests: Sequence[Request], config: GenerateConfig, watch: Watch
+    ) -> list[Generated]:
+        base = self.base
         ids, mask = left_padded([r.ids for r in requests], base)  # [B, T] each
-        with torch.no_grad(), injected(base, [r.adapters for r in requests]), seeded(config.seed):
-            out = base.model.generate(  # [B, T + new]
+        T = ids.shape[1]
+        stop = _Stop(base, T, [r.until for r in requests])
+        attending: AbstractContextManager[list[Tensor]] = (
+            last_attention(base) if watch == "attention" else nullcontext([])
+        )
+        began = time.perf_counter()
+        with (
+            torch.no_grad(),
+            injected(base, [r.adapters for r in requests]),
+            seeded(config.seed),
+            attending as attention,
+        ):
+            out = base.model.generate(
                 ids,
                 attention_mask=mask,
-                generation_config=generation_config(base, config),
+                generation_config=generation_config(
+                    base, config, output_logits=watch != "nothing", return_dict_in_generate=True
+                ),
+                stopping_criteria=[stop],
             )
-        seconds = (time.perf_counter() - began) / len(requests)
-        return [self._generated(row, seconds) for row in out[:, ids.shape[1] :].tolist()]
+        rows = len(requests)
+        seconds = (time.perf_counter() - began) / rows
+        first = (stop.first_token_at - began) / rows
+        made = []
+        for b, row in enumerate(out.sequences[:, T:].tolist()):
+            new, ended = _cut(row[: stop.length[b]], end_ids(base))
+            trace: Trace | None = None
+            pieces: tuple[str, ...] = ()
+            if watch != "nothing":
+                logits = [step[b].float() for step in out.logits[: len(new)]]
+                trace = _trace(logits, new, [step[b] for step in attention], len(requests[b].ids))
+                pieces = pieces_of(base, new)
+            text = base.tokenizer.decode(new, skip_special_tokens=True)
+            made.append(Generated(text, tuple(new), seconds, first, ended, trace, pieces))
+        return made
 
-    def _generated(self, row: list[int], seconds: float) -> Generated:
-        ends = end_ids(self.base)
-        new = []
-        for token in row:
-            if token in ends:
-                break
-            new.append(token)
-        text = self.base.tokenizer.decode(new, skip_special_tokens=True)
-        return Generated(text, tuple(new), seconds)
+
+class _Stop:
+    """Ends rows whose `until` says so, and notes when the first token came.
+
+    A stopping criterion of transformers is any callable of ids [B, T + new] and scores.
+    """
+
+    def __init__(self, base: BaseModel, prompt: int, untils: Sequence[Until | None]) -> None:
+        self.base, self.prompt, self.untils = base, prompt, untils
+        self.first_token_at = time.perf_counter()
+        self.length: list[int | None] = [None] * len(untils)
+        self._begun = False
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        if not self._begun:
+            self.first_token_at, self._begun = time.perf_counter(), True
+        new = ids.shape[1] - self.prompt
+        for b, until in enumerate(self.untils):
+            if until is None or self.length[b] is not None:
+                continue
+            text = self.base.tokenizer.decode(ids[b, self.prompt :], skip_special_tokens=True)
+            if until(text):
+                self.length[b] = new
+        stopped = [length is not None for length in self.length]
+        return torch.tensor(stopped, device=ids.device)  # [B]
+
+
+def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
+    """The new tokens before the first end token, and whether there was one."""
+    for at, token in enumerate(row):
+        if token in ends:
+            return row[:at], True
+    return row, False
+
+
+def _trace(
+    logits: Sequence[Tensor], new: Sequence[int], queries: Sequence[Tensor], prompt: int
+) -> Trace:
+    """The trace of a row. `queries`: attention [padding + T + i] of the query of each step i."""
+    if not new:
+        return Trace((), (), torch.zeros(0, prompt) if queries else None)
+    logs = torch.log_softmax(torch.stack(list(logits)), dim=-1)  # [n, V]
+    entropies = -(logs.exp() * logs).nan_to_num().sum(-1)  # [n]
+    chosen = logs[torch.arange(len(new)), torch.tensor(new)].exp()  # [n]
+    attention = None
+    if queries:
+        attention = torch.zeros(len(new), prompt + len(new))
+        # Step 0 has the last prompt token as its query, step i the new token i - 1.
+        for i, query in enumerate(queries[1 : len(new) + 1]):
+            seen = query[-(prompt + i + 1) :]  # without the padding on the left
+            attention[i, : len(seen)] = seen.float().cpu()
+    return Trace(tuple(chosen.tolist()), tuple(entropies.tolist()), attention)
+
+
+@contextmanager
+def last_attention(base: BaseModel) -> Iterator[list[Tensor]]:
+    """Within the block, the attention of each forward pass's last query in the last layer.
+
+    The model computes its attention plainly meanwhile, since fused kernels give no weights.
+
+    Returns:
+        A list that grows by one tensor [B, keys] a pass, averaged over the heads.
+
+    Raises:
+        PragError: the model's last layer has no module `self_attn`, or it is in float64.
+    """
+    layer = getattr(base.model.get_decoder(), "layers", [None])[-1]
+    module = getattr(layer, "self_attn", None)
+    if module is None:
+        raise PragError(
+            f"the last layer of {base.name!r} has no self_attn whose attention could be read; a "
+            "method that retrieves by attention (dragin) cannot be used with it"
+        )
+    if base.dtype == torch.float64:
+        # Plain attention takes its softmax in float32, where float64's mask of padding is -inf
+        # and gives NaN.
+        raise PragError(f"{base.name!r} is in float64: load it in float32 to read its attention")
+    seen: list[Tensor] = []
+
+    def keep(_: Any, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        seen.append(output[1][:, :, -1].mean(dim=1))  # [B, heads, queries, keys] -> [B, keys]
+
+    usual = base.model.config._attn_implementation
+    base.model.set_attn_implementation("eager")
+    handle = module.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+        base.model.set_attn_implementation(usual)
+
+
+def pieces_of(base: BaseModel, ids: Sequence[int]) -> tuple[str, ...]:
+    """The parts of the decoded text that the tokens make; joined they are the text.
+
+    A token that ends within a character has an empty part, the one that completes it the whole.
+    """
+    pieces, before = [], ""
+    for n in range(1, len(ids) + 1):
+        text = base.tokenizer.decode(ids[:n], skip_special_tokens=False)
+        if text.endswith("\ufffd") and n < len(ids):
+            text = before
+        pieces.append(text[len(before) :])
+        before = text
+    return tuple(pieces)
 
 
 def batches_of_like_length(lengths: Sequence[int], rows: int) -> list[list[int]]:

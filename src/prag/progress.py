@@ -17,15 +17,16 @@ from rich.progress import (
 )
 
 Tell = Callable[[str, int, int], None]
-"""Called with a stage (`augment`, `check`, `encode`, `index`), how much is done, of how much.
+"""Called with a stage, how much of it is done, of how much.
 
-`encode` counts trained tokens, `check` adapters, the others passages.
+`encode` counts trained tokens, `check` adapters, `answer` rows of an evaluation, the other stages
+(`augment`, `index`) passages.
 """
 
 EVERY = 10.0
 """Seconds between two lines where the console is no terminal."""
 
-_UNITS = {"encode": "tokens", "check": "adapters"}
+_UNITS = {"encode": "tokens", "check": "adapters", "answer": "rows"}
 
 
 @contextmanager

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from prag.config import TrainConfig, Wording
-from prag.records import ID_LENGTH, Augmentation, Passage, PragError
+from prag.records import ID_LENGTH, Augmentation, Passage, PragError, QAPair
+from prag.worked_examples import WORKED
+
+REASONING_LEAD = "Answer:"
+"""What the assistant's turn begins with where it reasons first (METHOD, 2)."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,63 @@ class Lesson:
         return sum(len(e.ids) for e in self.examples)
 
 
+@dataclass(frozen=True)
+class Style:
+    """How an answer is asked for.
+
+    `lead` is what the assistant's turn begins with. With worked `examples` (each a question and
+    the reasoning that answers it) the model is to reason before it answers.
+    """
+
+    lead: str
+    examples: str = ""
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the answer comes after a chain of thought."""
+        return bool(self.examples)
+
+
+def style_named(name: str, wording: Wording) -> Style:
+    """`direct`, or few-shot chain of thought with the worked examples of a question set.
+
+    Raises:
+        PragError: there are no worked examples of that name.
+    """
+    if name == "direct":
+        return Style(wording.answer_lead)
+    if name not in WORKED:
+        raise PragError(f"no style {name!r}: use direct, {', '.join(WORKED)}")
+    examples = "".join(
+        f"Question: {ask_text(e.question)}\n{REASONING_LEAD} {e.reasoning}\n\n"
+        for e in WORKED[name]
+    )
+    return Style(REASONING_LEAD, examples)
+
+
 def ask_text(question: str) -> str:
     """The question, stripped, ending in exactly one question mark."""
     return re.sub(r"[\s?]+\Z", "", question).lstrip() + "?"
 
 
-def user_turn(question: str, passages: Sequence[str], wording: Wording) -> str:
-    """The instruction, the passages as numbered lines if any, a blank line, the question.
+def user_turn(question: str, passages: Sequence[str], wording: Wording, examples: str = "") -> str:
+    """The instruction, worked examples and numbered passages if any, a blank line, the question.
 
     Args:
         passages: the passages' texts as `passage_text` gives them.
+        examples: of a `Style`.
     """
     lines = "".join(f"Passage {i}: {text}\n" for i, text in enumerate(passages, start=1))
-    return f"{wording.instruction}\n{lines}\nQuestion: {ask_text(question)}"
+    return f"{wording.instruction}\n{examples}{lines}\nQuestion: {ask_text(question)}"
 
 
-def assistant_turn(answer: str, wording: Wording) -> str:
-    """What the assistant is trained to say: the lead, the answer, a full stop."""
-    answer = answer.strip()
-    return f"{wording.answer_lead} {answer}" + ("" if answer.endswith(".") else ".")
+def assistant_turn(pair: QAPair, style: Style) -> str:
+    """What the assistant is trained to say: the lead, the answer, a full stop.
+
+    The answer is the short one, or with reasoning the whole one (METHOD, 2).
+    """
+    answer = (pair.full_answer if style.reasons else pair.answer).strip()
+    return f"{style.lead} {answer}" + ("" if answer.endswith(".") else ".")
 
 
 def passage_text(passage: Passage, wording: Wording) -> str:
@@ -79,15 +121,23 @@ def passage_text(passage: Passage, wording: Wording) -> str:
 
 
 def question_ids(
-    tokenizer: Any, question: str, passages: Sequence[str], wording: Wording
+    tokenizer: Any,
+    question: str,
+    passages: Sequence[str],
+    wording: Wording,
+    style: Style,
+    said: str = "",
 ) -> list[int]:
     """The prompt of a question: the user's turn, and the lead of the assistant's answer.
 
     The lead is the same that training sequences have, so that all methods answer in the place
     where the adapters have learnt to.
+
+    Args:
+        said: what the assistant has said already, to be continued.
     """
-    turn = chat_ids(tokenizer, user_turn(question, passages, wording))
-    return turn + text_ids(tokenizer, wording.answer_lead)
+    turn = chat_ids(tokenizer, user_turn(question, passages, wording, style.examples))
+    return turn + text_ids(tokenizer, style.lead + said)
 
 
 def lesson(
@@ -104,18 +154,20 @@ def lesson(
     `closed-book`: one sequence a pair, with no passage.
     """
     text = passage_text(passage, wording)
-    contexts: list[tuple[str, str, list[str]]] = []  # question, answer, passages in the prompt
+    style = style_named(train.style, wording)
+    contexts: list[tuple[QAPair, list[str]]] = []  # a pair, and the passages in its prompt
     opened = (len(augmentation.pairs) + 1) // 2 if train.sequences == "paper" else 0
     for index, pair in enumerate(augmentation.pairs):
         if index < opened:
             for version in (text, *augmentation.rewrites):
-                contexts.append((pair.question, pair.answer, [version]))
+                contexts.append((pair, [version]))
         else:
-            contexts.append((pair.question, pair.answer, []))
+            contexts.append((pair, []))
     examples = []
-    for question, answer, passages in contexts:
-        prompt = chat_ids(tokenizer, user_turn(question, passages, wording))
-        said = text_ids(tokenizer, assistant_turn(answer, wording))
+    for pair, passages in contexts:
+        turn = user_turn(pair.question, passages, wording, style.examples)
+        prompt = chat_ids(tokenizer, turn)
+        said = text_ids(tokenizer, assistant_turn(pair, style))
         learn_from = 1 if train.loss == "all" else len(prompt)
         examples.append(Example(tuple(prompt + said), learn_from))
     return Lesson(passage.id, tuple(examples))

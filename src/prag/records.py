@@ -122,9 +122,13 @@ class Source:
 class Answer:
     """An answer with what it rests on.
 
-    `timings` are seconds by stage; `notes` say what the reader should know of how it was
-    obtained (for example that the recipe routes to one adapter). `error` is set, and the rest
-    empty, where the question could not be answered.
+    `prompt_tokens` and `generated_tokens` count every request that was made of the model;
+    `searches` are those that the method made itself, after the first. `timings` are seconds by
+    stage, `first_token_seconds` the time until the model wrote its first; in a batch each
+    question has its share of the batch's time. `adapter_bytes` were read from the store.
+    `prompt_hash` is over the tokens of all its prompts. `notes` say what the reader should know
+    of how it was obtained (for example that the recipe routes to one adapter). `error` is set,
+    and the rest empty, where the question could not be answered.
     """
 
     question: str
@@ -136,4 +140,8 @@ class Answer:
     generated_tokens: int
     timings: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    searches: int = 0
+    adapter_bytes: int = 0
+    first_token_seconds: float | None = None
+    prompt_hash: str = ""
     error: str | None = None

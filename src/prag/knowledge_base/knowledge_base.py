@@ -11,7 +11,7 @@ retrieval/           the index of the retriever (`retrieval`)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -21,15 +21,15 @@ from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
 from prag.disk import explain
 from prag.knowledge_base import build, export, inspect, settings
-from prag.knowledge_base.answering import answer_all
 from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.inspect import Status, VerifyReport
 from prag.knowledge_base.reading import Reader
 from prag.knowledge_base.settings import Built, Settings
-from prag.methods import method_named
+from prag.methods import answer_all, find, method_named
 from prag.model import BaseModel, load_model
 from prag.progress import Tell
+from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
 from prag.store import DTYPES, Kind
@@ -185,10 +185,22 @@ class KnowledgeBase(Reader):
 
     # -- building ---------------------------------------------------------------------------
 
-    def augment(self, progress: Tell | None = None, augmenter: Augmenter | None = None) -> int:
+    def use_recipe(self, recipe: Recipe) -> None:
+        """From now on use this recipe; adapters of another are kept beside its own."""
+        if recipe != self.settings.recipe:
+            with self._writing():
+                self._save(replace(self.settings, recipe=recipe))
+
+    def augment(
+        self,
+        progress: Tell | None = None,
+        augmenter: Augmenter | None = None,
+        only: Collection[str] | None = None,
+    ) -> int:
         """Augment the passages that have no augmentation yet, and go no further.
 
         Args:
+            only: ids of the passages that count; by default all.
             augmenter: who does it; its work is then used before what the base model made, and
                 only passages that have nothing but that count as not augmented. By default the
                 base model itself.
@@ -197,26 +209,33 @@ class KnowledgeBase(Reader):
             How many passages were augmented.
         """
         with self._writing(), self._catalogue() as catalogue:
-            passages = list(catalogue.passages())
+            chosen = [p for p in catalogue.passages() if only is None or p.id in only]
             if augmenter is not None:
                 self._prefer(augmenter.origin)
-            return self._augment(passages, progress or _silent, augmenter)
+            return self._augment(chosen, progress or _silent, augmenter)
 
-    def build(self, progress: Tell | None = None, recipe: Recipe | None = None) -> BuildReport:
+    def build(
+        self,
+        progress: Tell | None = None,
+        recipe: Recipe | None = None,
+        only: Collection[str] | None = None,
+    ) -> BuildReport:
         """Augment, encode and index what is missing; keep the rest. Can be killed and run again.
 
         Args:
             progress: called with a stage, how much is done, of how much.
             recipe: from now on use this one; adapters of another recipe are kept beside its own.
+            only: ids of the passages to augment and encode, where not all are needed (an
+                evaluation of a few questions); the whole corpus is indexed all the same.
 
         Raises:
             PragError: the corpus is empty, another process is writing, the disk is full ...
         """
         tell = progress or _silent
         clock = build.Clock()
+        if recipe is not None:
+            self.use_recipe(recipe)
         with self._writing(), self._catalogue() as catalogue, self._store() as store:
-            if recipe is not None and recipe != self.settings.recipe:
-                self._save(replace(self.settings, recipe=recipe))
             passages = list(catalogue.passages())
             if not passages:
                 raise PragError(
@@ -226,11 +245,12 @@ class KnowledgeBase(Reader):
             store.sweep()
             there = store.keys()
             discarded = store.discard([key for key in there if key.passage not in ids])
-            augmented = self._augment(passages, tell)
-            used = self._augmentations.known(ids)
+            chosen = passages if only is None else [p for p in passages if p.id in only]
+            augmented = self._augment(chosen, tell)
+            used = self._augmentations.known({p.id for p in chosen})
             clock.lap("augment")
 
-            plan = build.plan_lessons(self.base, self.settings.recipe, passages, used)
+            plan = build.plan_lessons(self.base, self.settings.recipe, chosen, used)
             good, damaged = build.keep_good(store, plan, tell)
             encoded = build.encode_missing(
                 self.base,
@@ -306,7 +326,7 @@ class KnowledgeBase(Reader):
         """Answer questions in batches, each with its own adapters.
 
         Args:
-            method: `closed-book`, `in-context`, `parametric` or `combined`.
+            method: a name in `prag.methods.METHODS`.
             top_k: passages a question.
             generate: length and sampling of answers; greedy, 20 tokens by default.
             recipe: whose adapters to use; by default the recipe that was last built.
@@ -320,10 +340,22 @@ class KnowledgeBase(Reader):
         chosen = method_named(method)
         if top_k < 1:
             raise PragError("top_k is at least 1")
-        library = self._library(recipe)
-        return answer_all(library, questions, chosen, top_k, generate or GenerateConfig())
+        library = self.library(recipe)
+        asks = find(library, chosen, questions, top_k)
+        style = style_named("direct", library.recipe.wording)
+        return answer_all(library, chosen, asks, style, generate or GenerateConfig())
 
     # -- looking and taking along -----------------------------------------------------------
+
+    def passages(self) -> list[Passage]:
+        """The passages of the corpus, in its order."""
+        with self._catalogue(readonly=True) as catalogue:
+            return list(catalogue.passages())
+
+    def corpus_digest(self) -> str:
+        """The hash of the corpus: another digest is another corpus."""
+        with self._catalogue(readonly=True) as catalogue:
+            return catalogue.digest()
 
     def status(self) -> Status:
         """What there is and what is missing. Reads no model and writes nothing."""
@@ -352,10 +384,10 @@ class KnowledgeBase(Reader):
             chosen = catalogue.get(ids) if ids else list(catalogue.passages())
             written = []
             for passage in chosen:
-                pair = self._find_adapter(store, passage.id, built.fingerprints)
-                if pair is not None:
+                shelved = self._find_adapter(store, passage.id, built.fingerprints)
+                if shelved is not None:
                     folder = Path(to) / passage.id
-                    export.write_peft(folder, self.settings.model, pair[1], passage)
+                    export.write_peft(folder, self.settings.model, shelved.adapter, passage)
                     written.append(folder)
         return written
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import cached_property
 
 from prag.config import Recipe
 from prag.generate import Engine, TransformersEngine
 from prag.knowledge_base import settings
-from prag.knowledge_base.answering import Library
 from prag.knowledge_base.folder import Folder
 from prag.knowledge_base.settings import Built
-from prag.lora import Adapter
-from prag.records import AdapterKey, Hit, Passage, PragError
+from prag.methods import Library, Shelved
+from prag.records import AdapterKey, Augmentation, Hit, Passage, PragError
 from prag.retrieval import Retriever, open_retriever
 from prag.store import AdapterStore
 
@@ -30,7 +29,12 @@ class Reader(Folder):
             self._forget_open()
         return found.built
 
-    def _library(self, recipe: Recipe | None) -> Library:
+    def library(self, recipe: Recipe | None = None) -> Library:
+        """What answering uses of this knowledge base, as it was last built.
+
+        Raises:
+            PragError: nothing is built.
+        """
         built = self._built()
         prints = built.fingerprints
         if recipe is not None:
@@ -42,13 +46,24 @@ class Reader(Folder):
 
         with self._catalogue(readonly=True) as catalogue:
             same = catalogue.digest() == built.digest
-            allowed = None if same else {p.id for p in catalogue.passages()}
+            there = None if same else {p.id for p in catalogue.passages()}
 
-        def search(questions: Sequence[str], k: int) -> list[list[Hit]]:
-            return self._retriever.search(questions, k, allowed)
+        def search(
+            questions: Sequence[str], k: int, allowed: Container[str] | None = None
+        ) -> list[list[Hit]]:
+            both = there if allowed is None or there is None else {i for i in there if i in allowed}
+            return self._retriever.search(questions, k, allowed if there is None else both)
 
-        def adapter(passage_id: str) -> tuple[str, Adapter] | None:
+        def adapter(passage_id: str) -> Shelved | None:
             return self._find_adapter(self._reading_store, passage_id, prints)
+
+        known: dict[str, Augmentation] = {}
+
+        def augmentation(passage_id: str) -> Augmentation | None:
+            if not known:
+                with self._catalogue(readonly=True) as catalogue:
+                    known.update(self._augmentations.known({p.id for p in catalogue.passages()}))
+            return known.get(passage_id)
 
         notes = (
             ()
@@ -65,21 +80,26 @@ class Reader(Folder):
             search=search,
             passages=passages,
             adapter=adapter,
+            augmentation=augmentation,
             notes=notes,
         )
 
     def _find_adapter(
         self, store: AdapterStore, passage_id: str, fingerprints: Sequence[str]
-    ) -> tuple[str, Adapter] | None:
+    ) -> Shelved | None:
         keys = [AdapterKey(passage_id, self.settings.base, f) for f in fingerprints]
         there = store.has(keys)
         for key in keys:
             if key in there:
-                return str(key), store.read(key)
+                return self._shelved(store, key)
         known = self._augmentations.known({passage_id})
         if passage_id in known and not known[passage_id].pairs:
             return None
-        return str(keys[0]), store.read(keys[0])  # raises, with what there is instead
+        return self._shelved(store, keys[0])  # raises, with what there is instead
+
+    def _shelved(self, store: AdapterStore, key: AdapterKey) -> Shelved:
+        adapter = store.read(key)
+        return Shelved(str(key), adapter, store.stored_bytes([key])[key])
 
     @cached_property
     def _engine(self) -> Engine:

@@ -204,6 +204,10 @@ class AdapterStore:
         rows = self._index.rows(keys)
         return {key: self._read(key, rows.get(key), dtype) for key in keys}
 
+    def stored_bytes(self, keys: Iterable[AdapterKey]) -> dict[AdapterKey, int]:
+        """The bytes that reading each of those adapters takes; without those not stored."""
+        return {key: row.length for key, row in self._index.rows(list(keys)).items()}
+
     def verify(self, progress: Callable[[int, int], None] | None = None) -> upkeep.VerifyReport:
         """Read every adapter and check it, and every shard's header against the index.
 
