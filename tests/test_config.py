@@ -28,7 +28,7 @@ SELF, FILE = "self:0123456789abcdef", "file:qa"
 OTHER = {
     "style": "spans",
     "sequences": "closed-book",
-    "style": "hotpotqa",
+    "train.style": "hotpotqa",
     "loss": "answer",
     "beta1": 0.5,
     "beta2": 0.5,
@@ -43,7 +43,7 @@ FIELDS = [
 def changed(section, name):
     """PAPER with another value of one field."""
     part = getattr(PAPER, section)
-    value = OTHER.get(name)
+    value = OTHER.get(f"{section}.{name}", OTHER.get(name))
     if value is None:
         now = getattr(part, name)
         value = now + " now" if isinstance(now, str) else now * 2 + 1

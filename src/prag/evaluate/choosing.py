@@ -49,18 +49,21 @@ def gold(search: Search, questions: Sequence[Question]) -> Chosen:
 def shuffled(questions: Sequence[Question], own: Chosen, seed: int) -> Chosen:
     """Each question gets the passages of another: the next in a random round that shares none.
 
+    Where every other shares some, it is the next one without those that are shared.
+
     Returns:
-        Without the questions for which no other has wholly different passages.
+        Without the questions for which no other has a passage that is not theirs.
     """
     order = [questions[i] for i in rng(seed, "shuffled").permutation(len(questions))]
     given = {}
     for at, question in enumerate(order):
         mine = {hit.passage_id for hit in own[question.id]} | set(question.gold_passages)
-        for step in range(1, len(order)):
-            others = own[order[(at + step) % len(order)].id]
-            if others and not mine & {hit.passage_id for hit in others}:
-                given[question.id] = others
-                break
+        round_ = [own[order[(at + step) % len(order)].id] for step in range(1, len(order))]
+        foreign = [tuple(hit for hit in hits if hit.passage_id not in mine) for hits in round_]
+        whole = (new for new, hits in zip(foreign, round_, strict=True) if new and new == hits)
+        found = next(whole, None) or next(filter(None, foreign), None)
+        if found:
+            given[question.id] = found
     return given
 
 

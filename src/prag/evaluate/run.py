@@ -98,6 +98,7 @@ class Run:
         tasks = self._tasks(tell)
         total = sum(len(t.questions) for t in tasks)
         done = 0
+        tell("answer", done, total)
         for task in tasks:
             size = self.settings.generate.rows
             for at in range(0, len(task.questions), size):
@@ -315,7 +316,7 @@ class Run:
 
 def _left_out(condition: Condition, count: int) -> str:
     why = {
-        "shuffled": "no other question has wholly different passages",
+        "shuffled": "no other question has another passage",
         "noise": "gold passages are not known, or there are too few others to draw",
         "conflict": "the answer is yes or no, or stands in no gold passage, or has no substitute",
     }.get(condition.control, "no passages")
