@@ -297,7 +297,7 @@ def test_a_run_of_everything(kb, data, tmp_path):
     # The summary.
     assert found["complete"]
     assert (found["set"], found["n"], found["top_k"]) == ("towers", 7, 2)
-    assert found["origins"] == {"endpoint:written": 8}
+    assert found["origins"] == {"endpoint:written": 7}
     assert set(found["methods"]) == {label for label in labels if "@" not in label} - {"perplexity"}
     assert found["retrieval"]["recall@1"] == 1.0
     assert [p["k"] for p in found["noise"]["combined"]] == [1, 3, 5]
@@ -334,6 +334,15 @@ def test_the_corpus_of_the_set_comes_into_an_empty_knowledge_base(base, kb, data
     new = KnowledgeBase.create(tmp_path / "kb", base, QUICK)
     found = evaluate(new, data, settings("in-context"), tmp_path / "run", silent)
     assert found["passages"] == len(data.passages) == 8
+    # Another set over the same corpus leaves it as it is.
+    more = replace(data, passages=(*data.passages, Passage("Zorn", "A tower of glass.")))
+    wanted = (*data.questions[0].gold_passages, more.passages[-1].id)
+    first = replace(data.questions[0], gold_passages=wanted)
+    more = replace(more, questions=(first, *data.questions[1:]))
+    found = evaluate(new, more, settings("in-context"), tmp_path / "more", silent)
+    assert found["passages"] == 8
+    assert any(note.startswith("1 gold passages are not in the corpus") for note in found["notes"])
+    assert found["retrieval"]["recall@1"] == 1.0
     empty = KnowledgeBase.create(tmp_path / "kb2", base, QUICK)
     with pytest.raises(PragError, match=r"come without passages.*--kb"):
         evaluate(empty, replace(data, passages=()), settings("in-context"), tmp_path / "r2", silent)

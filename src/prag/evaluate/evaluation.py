@@ -28,8 +28,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer a question set under every condition, and write the rows and their summary.
 
-    The passages of the set that `kb` does not hold are added to it, and those whose adapters are
-    needed are augmented and encoded. A run that was stopped goes on; so does one that is given
+    A `kb` without passages is given those of the set; those whose adapters are needed are
+    augmented and encoded. A run that was stopped goes on; so does one that is given
     further conditions.
 
     Args:
@@ -43,7 +43,7 @@ def evaluate(
         PragError: the folder holds a run of other settings, or something is missing; rows that
             are done stay.
     """
-    prepare.add_corpus(kb, data)
+    data = prepare.add_corpus(kb, data)
     run = Run(kb, data, settings, out)
     try:
         run.go(tell)

@@ -22,25 +22,34 @@ from prag.store import AdapterStore
 FORMAT_ONLY = "format-only"
 
 
-def add_corpus(kb: KnowledgeBase, data: QuestionSet) -> int:
-    """Put the passages of a set into a knowledge base, those that it does not hold yet.
+def add_corpus(kb: KnowledgeBase, data: QuestionSet) -> QuestionSet:
+    """Put the passages of a set into a knowledge base that is empty; one with a corpus keeps it.
 
     Returns:
-        How many were added.
+        The set with the gold passages that the knowledge base holds, a note counting the others.
 
     Raises:
         PragError: the set brings no passages and the knowledge base holds none.
     """
     there = {p.id for p in kb.passages()}
-    missing = [p for p in data.passages if p.id not in there]
-    if missing:
-        kb.add_documents([Document(f"{data.name}:{p.id}", data.name, (p,)) for p in missing])
-    if not missing and not there:
-        raise PragError(
-            f"the questions of {data.name} come without passages and {kb.folder} holds none: give "
-            "--kb with a knowledge base over a corpus that answers them"
-        )
-    return len(missing)
+    if not there:
+        if not data.passages:
+            raise PragError(
+                f"the questions of {data.name} come without passages and {kb.folder} holds none: "
+                "give --kb with a knowledge base over a corpus that answers them"
+            )
+        documents = [Document(f"{data.name}:{p.id}", data.name, (p,)) for p in data.passages]
+        kb.add_documents(documents)
+        there = {p.id for p in data.passages}
+    questions = tuple(
+        replace(q, gold_passages=tuple(p for p in q.gold_passages if p in there))
+        for q in data.questions
+    )
+    lost = sum(len(q.gold_passages) for q in data.questions) - sum(
+        len(q.gold_passages) for q in questions
+    )
+    note = f"{lost} gold passages are not in the corpus of {kb.folder}, and count for nothing"
+    return replace(data, questions=questions, notes=(*data.notes, *([note] if lost else [])))
 
 
 def encode(kb: KnowledgeBase, given: Sequence[Chosen], tell: Tell) -> None:
