@@ -39,7 +39,7 @@ def main() -> None:
     began = time.perf_counter()
 
     kb = opened(folder)
-    report, _ = kb.add(DATA / "passages.jsonl")
+    report, _ = kb.add(DATA / "corpus.jsonl")
     console.print(f"{folder}: {report.passages_added} passages added, {report.unchanged} unchanged")
     if options.strong:
         kb.augment_from(DATA / "augmentations.jsonl")

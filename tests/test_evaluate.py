@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -713,3 +715,17 @@ def test_killed_and_resumed_equals_undisturbed(model_folder, question_folder, tm
 def size(out: Path) -> int:
     path = out / "rows.jsonl"
     return path.stat().st_size if path.exists() else 0
+
+
+def test_a_packed_run_goes_on_and_trains_nothing_that_is_done(kb, data, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    evaluate(kb, data, settings("format-only,parametric@conflict"), out, silent)
+    plain = (out / "rows.jsonl").read_bytes()
+    (out / "rows.jsonl.gz").write_bytes(gzip.compress(plain))
+    (out / "rows.jsonl").unlink()
+    shutil.rmtree(out / "adapters")
+    monkeypatch.setattr("prag.evaluate.prepare.encode_missing", None)
+    found = evaluate(kb, data, settings("format-only,parametric@conflict,closed-book"), out, silent)
+    assert (out / "rows.jsonl").read_bytes().startswith(plain)
+    assert not (out / "rows.jsonl.gz").exists()
+    assert found["methods"]["closed-book"]["n"] == 7

@@ -45,7 +45,7 @@ def base():
 def kb(base, tmp_path_factory):
     """The first four passages of the demo corpus, with a strong model's pairs, encoded."""
     folder = tmp_path_factory.mktemp("real")
-    passages = lines("passages.jsonl")[:4]
+    passages = lines("corpus.jsonl")[:4]
     (folder / "four.jsonl").write_text("".join(json.dumps(p) + "\n" for p in passages))
     kb = KnowledgeBase.create(folder / "kb", base)
     kb.add(folder / "four.jsonl")
@@ -107,7 +107,7 @@ def test_the_exported_adapter_gives_the_same_answer_through_peft(kb, known, tmp_
 
 def test_self_augmentation_gives_two_grounded_pairs_for_nine_in_ten(base):
     """The issue's mark, on the whole demo corpus."""
-    passages = [Passage(row["title"], row["text"]) for row in lines("passages.jsonl")]
+    passages = [Passage(row["title"], row["text"]) for row in lines("corpus.jsonl")]
     made = self_augmenter(base, SMALL.augment).augment(passages)
     enough = sum(len(a.pairs) >= 2 for a in made)
     assert enough >= 0.9 * len(passages), f"{enough} of {len(passages)}"

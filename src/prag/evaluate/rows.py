@@ -67,6 +67,7 @@ class RowFile:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._agree(folder / "run.json", manifest)
+            self._unpack()
             self.rows = read_rows(folder) if self.path.exists() else []
             self._cut_torn()
         except OSError as error:
@@ -90,6 +91,13 @@ class RowFile:
             raise PragError(explain(error, self.path, "writing rows")) from error
         self.rows += new
         self.done |= {(row["method"], row["id"]) for row in new}
+
+    def _unpack(self) -> None:
+        """Rows that were packed to be kept are unpacked to go on with."""
+        packed = self.path.with_name(f"{FILE}.gz")
+        if packed.exists() and not self.path.exists():
+            replace_text(self.path, gzip.decompress(packed.read_bytes()).decode("utf-8"))
+            packed.unlink()
 
     def _agree(self, path: Path, manifest: dict[str, Any]) -> None:
         if not path.exists():

@@ -8,39 +8,29 @@ that a run which was stopped has the rows that it would have had.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from prag import __version__
 from prag.datasets import Question, QuestionSet
-from prag.evaluate import choosing, prepare
-from prag.evaluate.choosing import Chosen
-from prag.evaluate.conditions import Condition
-from prag.evaluate.conflict import Changed, change
-from prag.evaluate.forgetting import ADAPTER_SETS, perplexity
+from prag.evaluate import prepare
+from prag.evaluate.assigning import Assignment, assign
+from prag.evaluate.conditions import Condition, Control
+from prag.evaluate.conflict import Changed
+from prag.evaluate.forgetting import perplexity
 from prag.evaluate.measures import measure
 from prag.evaluate.rows import Row, RowFile
 from prag.evaluate.settings import EvalSettings, examples_for, revision
-from prag.evaluate.texts import general_questions, held_paragraphs
+from prag.evaluate.texts import held_paragraphs
 from prag.knowledge_base import KnowledgeBase
 from prag.lora import merge
 from prag.methods import Ask, Library, answer_all, method_named
 from prag.metrics import presence
 from prag.progress import Tell
 from prag.prompts import style_named
-from prag.records import Answer, Hit, PragError, content_id
-
-
-@dataclass(frozen=True)
-class Task:
-    """One condition, ready: its questions in order, the passages of each, the library to use."""
-
-    condition: Condition
-    questions: tuple[Question, ...]
-    given: Chosen
-    library: Library
+from prag.records import Answer, PragError, content_id
 
 
 class Run:
@@ -65,6 +55,7 @@ class Run:
             )
         self.kb, self.data, self.settings, self.folder = kb, data, settings, folder
         self.notes: list[str] = list(data.notes)
+        self.instead: dict[str, str] = {}  # the substitute of each question of `conflict`
         self.commit, self.modified = revision()
         self.file = RowFile(folder, self.manifest)
 
@@ -95,134 +86,91 @@ class Run:
 
     def go(self, tell: Tell) -> None:
         """Answer what is not answered yet; each row is on the disk before the next batch begins."""
-        tasks = self._tasks(tell)
-        total = sum(len(t.questions) for t in tasks)
+        self.kb.build(tell, only=())  # the index, which choosing needs
+        assigned = assign(self.kb, self.data, self.settings)
+        self.notes += assigned.notes
+        self.instead = {i: c.instead for i, c in assigned.changed.items()}
+        todo = [a for a in assigned.assignments if self._missing(a, a.questions)]
+        libraries = self._libraries(todo, assigned.changed, tell)
+        total = sum(len(a.questions) for a in todo)
         done = 0
         tell("answer", done, total)
-        for task in tasks:
+        for assignment in todo:
+            library = libraries[assignment.condition.control]
             size = self.settings.generate.rows
-            for at in range(0, len(task.questions), size):
-                batch = task.questions[at : at + size]
-                label = task.condition.label
-                if any((label, q.id) not in self.file.done for q in batch):
-                    made = self._rows(task, batch)
-                    self.file.write(r for r in made if (label, r["id"]) not in self.file.done)
+            for at in range(0, len(assignment.questions), size):
+                batch = assignment.questions[at : at + size]
+                if missing := self._missing(assignment, batch):
+                    made = self._rows(assignment, library, batch)
+                    self.file.write(row for row in made if row["id"] in missing)
                 done += len(batch)
                 tell("answer", done, total)
 
-    # -- what each condition is given ---------------------------------------------------------
+    def _missing(self, assignment: Assignment, questions: Sequence[Question]) -> set[str]:
+        label = assignment.condition.label
+        return {q.id for q in questions if (label, q.id) not in self.file.done}
 
-    def _tasks(self, tell: Tell) -> list[Task]:
-        kb, settings, questions = self.kb, self.settings, self.data.questions
-        kb.build(tell, only=())  # the index, which choosing needs
-        search = kb.library().search
-        own = (
-            choosing.gold(search, questions)
-            if settings.gold
-            else choosing.retrieved(search, questions, settings.top_k)
-        )
-        changed = self._changed()
-        general = general_questions()
-        chosen = {c: self._given(c, own, changed, general) for c in settings.conditions}
-        needed = [
-            given
-            for c, given in chosen.items()
-            if c.uses_adapters and c.control not in ("format-only", "conflict")
-        ]
-        prepare.encode(kb, needed, tell)
-        if changed:  # their adapters are trained on what their originals were augmented with
-            kb.augment(tell, only={i for c in changed.values() for i in c.originals})
+    def _libraries(
+        self, todo: Sequence[Assignment], changed: Mapping[str, Changed], tell: Tell
+    ) -> dict[Control, Library]:
+        """What each kind of condition answers from, with what it needs encoded."""
+        kb = self.kb
+        controls = {a.condition.control for a in todo}
+        prepare.encode(kb, [a.given for a in todo if _from_corpus(a.condition)], tell)
+        if "conflict" not in controls:
+            changed = {}
+        # Adapters of changed passages are trained on what their originals were augmented with.
+        kb.augment(tell, only={i for c in changed.values() for i in c.originals})
         library = kb.library()
-        with_format = any(c.control == "format-only" for c in settings.conditions)
-        if changed or with_format:
-            extra = prepare.extra_adapters(kb, self.folder, questions, changed, with_format, tell)
+        found: dict[Control, Library] = dict.fromkeys(controls, library)
+        if changed or "format-only" in controls:
+            extra = prepare.extra_adapters(
+                kb, self.folder, self.data.questions, changed, "format-only" in controls, tell
+            )
             passages = {p.id: p for c in changed.values() for p in c.passages}
-            changed_library = prepare.with_extra(library, passages, extra)
-            format_library = replace(library, adapter=lambda _: extra(prepare.FORMAT_ONLY))
-        tasks = []
-        for c, given in chosen.items():
-            asked = general if c.control == "general" else questions
-            if c.control == "perplexity":
-                asked = questions[:ADAPTER_SETS]
-            kept = tuple(q for q in asked if q.id in given)
-            if len(kept) < len(asked):
-                self.notes.append(_left_out(c, len(asked) - len(kept)))
-            used = library
-            if c.control == "conflict":
-                used = changed_library
-            elif c.control == "format-only":
-                used = format_library
-            tasks.append(Task(c, kept, given, used))
-        return tasks
-
-    def _given(
-        self,
-        condition: Condition,
-        own: Chosen,
-        changed: Mapping[str, Changed],
-        general: Sequence[Question],
-    ) -> Chosen:
-        questions, seed = self.data.questions, self.settings.seed
-        search = self.kb.library().search
-        if condition.control == "shuffled":
-            return choosing.shuffled(questions, own, seed)
-        if condition.control == "noise" and condition.k is not None:
-            return choosing.noisy(search, questions, own, condition.k, seed)
-        if condition.control == "conflict":
-            return {
-                q.id: self._changed_hits(q, changed[q.id]) for q in questions if q.id in changed
-            }
-        if condition.control == "general":
-            return {q.id: own[questions[i % len(questions)].id] for i, q in enumerate(general)}
-        if condition.control == "format-only":
-            return {i: hits[:1] for i, hits in own.items()}
-        return own
-
-    def _changed(self) -> dict[str, Changed]:
-        if all(c.control != "conflict" for c in self.settings.conditions):
-            return {}
-        wanted = {p for q in self.data.questions for p in q.gold_passages}
-        passages = {p.id: p for p in self.kb.passages() if p.id in wanted}
-        return change(self.data.questions, passages, self.settings.seed)
-
-    def _changed_hits(self, question: Question, changed: Changed) -> tuple[Hit, ...]:
-        """The changed passages, in the retriever's order of what they were."""
-        new = {old: p.id for old, p in zip(changed.originals, changed.passages, strict=True)}
-        ranked = choosing.ranked(self.kb.library().search, question, changed.originals)
-        return tuple(replace(hit, passage_id=new[hit.passage_id]) for hit in ranked)
+            found["conflict"] = prepare.with_extra(library, passages, extra)
+            found["format-only"] = replace(library, adapter=lambda _: extra(prepare.FORMAT_ONLY))
+        return found
 
     # -- rows -----------------------------------------------------------------------------------
 
-    def _rows(self, task: Task, batch: Sequence[Question]) -> list[Row]:
-        if task.condition.control == "perplexity":
-            return [self._perplexity_row(task, q) for q in batch]
+    def _rows(
+        self, assignment: Assignment, library: Library, batch: Sequence[Question]
+    ) -> list[Row]:
+        if assignment.condition.control == "perplexity":
+            return [self._perplexity_row(assignment, library, q) for q in batch]
         return [
-            self._row(task, question, answer)
-            for question, answer in zip(batch, self._answers(task, batch), strict=True)
+            self._row(assignment.condition, question, answer)
+            for question, answer in zip(
+                batch, self._answers(assignment, library, batch), strict=True
+            )
         ]
 
-    def _answers(self, task: Task, batch: Sequence[Question]) -> list[Answer]:
+    def _answers(
+        self, assignment: Assignment, library: Library, batch: Sequence[Question]
+    ) -> list[Answer]:
         """The answers of a batch; where it fails, of each question by itself, errors kept."""
-        condition, settings = task.condition, self.settings
+        condition, settings = assignment.condition, self.settings
         method = method_named(condition.method)
-        wording = task.library.recipe.wording
+        wording = library.recipe.wording
         style = style_named(
             examples_for(self.data.name) if condition.reasons else "direct", wording
         )
         k = condition.k or settings.top_k
-        asks = [Ask(q.text, task.given[q.id] if method.given_passages else (), k) for q in batch]
+        asks = [
+            Ask(q.text, assignment.given[q.id] if method.given_passages else (), k) for q in batch
+        ]
         try:
-            return answer_all(task.library, method, asks, style, settings.generate)
+            return answer_all(library, method, asks, style, settings.generate)
         except Exception as error:  # noqa: BLE001  (a run of hours does not die of one question)
             if len(batch) > 1:
-                return [self._answers(task, [q])[0] for q in batch]
+                return [self._answers(assignment, library, [q])[0] for q in batch]
             said = (
                 str(error) if isinstance(error, PragError) else f"{type(error).__name__}: {error}"
             )
             return [Answer(batch[0].text, method.name, "", "", (), 0, 0, error=said)]
 
-    def _row(self, task: Task, question: Question, answer: Answer) -> Row:
-        condition = task.condition
+    def _row(self, condition: Condition, question: Question, answer: Answer) -> Row:
         control: dict[str, Any] = {}
         measures: dict[str, float] = {}
         if answer.error is None:
@@ -230,7 +178,7 @@ class Run:
         if condition.k is not None:
             control["k"] = condition.k
         if condition.control == "conflict":
-            instead = self._instead(question)
+            instead = self.instead[question.id]
             control["instead"] = instead
             if answer.error is None:
                 measures["follows"] = presence(answer.raw, [instead])
@@ -265,14 +213,14 @@ class Run:
             **({"control": control} if control else {}),
         }
 
-    def _perplexity_row(self, task: Task, question: Question) -> Row:
+    def _perplexity_row(self, assignment: Assignment, library: Library, question: Question) -> Row:
         error, measures = None, {}
         try:
             found = []
-            for hit in task.given[question.id]:
-                shelved = task.library.adapter(hit.passage_id)
+            for hit in assignment.given[question.id]:
+                shelved = library.adapter(hit.passage_id)
                 found += [shelved.adapter] if shelved else []
-                if found and task.library.recipe.merge == "best":
+                if found and library.recipe.merge == "best":
                     break
             base, texts = self.kb.base, held_paragraphs()
             adapters = merge(found) if found else None
@@ -282,18 +230,11 @@ class Run:
             }
         except PragError as failed:
             error = str(failed)
-        return {**self._head(task.condition, question), "measures": measures, "error": error}
+        return {**self._head(assignment.condition, question), "measures": measures, "error": error}
 
     @cached_property
     def _base_perplexity(self) -> float:
         return perplexity(self.kb.base, held_paragraphs(), None)
-
-    @cached_property
-    def _instead_by_id(self) -> dict[str, str]:
-        return {i: c.instead for i, c in self._changed().items()}
-
-    def _instead(self, question: Question) -> str:
-        return self._instead_by_id[question.id]
 
     def _head(self, condition: Condition, question: Question) -> Row:
         kb = self.kb
@@ -314,10 +255,6 @@ class Run:
         }
 
 
-def _left_out(condition: Condition, count: int) -> str:
-    why = {
-        "shuffled": "no other question has another passage",
-        "noise": "gold passages are not known, or there are too few others to draw",
-        "conflict": "the answer is yes or no, or stands in no gold passage, or has no substitute",
-    }.get(condition.control, "no passages")
-    return f"{condition.label}: {count} questions are left out ({why})"
+def _from_corpus(condition: Condition) -> bool:
+    """Whether a condition puts adapters of the corpus's own passages into the weights."""
+    return condition.uses_adapters and condition.control not in ("format-only", "conflict")
