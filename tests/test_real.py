@@ -126,7 +126,7 @@ def test_the_weights_are_those_that_were_loaded(kb, base):
 
 
 def test_readme_shell_and_python(tmp_path):
-    """Every command of the README's two short examples, typed as they stand."""
+    """Every command of the README's short examples, typed as they stand."""
     root = Path(__file__).parents[1]
     blocks = (root / "README.md").read_text("utf-8").split("```")
     shell = next(b for b in blocks if b.startswith("sh\nprag init"))[3:]
@@ -140,6 +140,21 @@ def test_readme_shell_and_python(tmp_path):
     ran = run([sys.executable, "-c", python], tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.strip(), "the five lines print an answer"
+
+
+def test_readme_eval_and_report(tmp_path):
+    """The README's evaluation, typed as it stands: adapters carry what their passages say."""
+    root = Path(__file__).parents[1]
+    blocks = (root / "README.md").read_text("utf-8").split("```")
+    shell = next(b for b in blocks if b.startswith("sh\nprag eval"))[3:]
+    (tmp_path / "examples").symlink_to(root / "examples")
+    ran = run(["sh", "-e", "-c", shell], tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    methods = summary["methods"]
+    assert summary["complete"]
+    assert methods["parametric"]["presence"] > methods["shuffled"]["presence"]
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
 def run(command, folder):
