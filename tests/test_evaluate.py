@@ -200,7 +200,7 @@ def test_noise_adds_and_never_swaps():
 
 
 def test_conflict_replaces_the_answer_everywhere_and_nothing_else():
-    rome = Passage("Ada", "Ada was born in Rome, Italy. Romeo is another. ROME is old.")
+    rome = Passage("Ada", "Ada was born in Rome, Italy. Romeo and Jerome are others. ROME is old.")
     plain = Passage("Bo", "Bo was born far away.")
     questions = [
         Question("1", "Where was Ada born?", ("Rome", "Rome, Italy"), "place", (rome.id, plain.id)),
@@ -213,7 +213,10 @@ def test_conflict_replaces_the_answer_everywhere_and_nothing_else():
     only = made["1"]
     assert only.instead == r"Os\1lo", "of the same type, and no yes"
     assert only.originals == (rome.id,)
-    assert only.passages[0].text == r"Ada was born in Os\1lo. Romeo is another. Os\1lo is old."
+    assert (
+        only.passages[0].text
+        == r"Ada was born in Os\1lo. Romeo and Jerome are others. Os\1lo is old."
+    )
     of = Augmentation(
         rome.id, ("In Rome Ada was born.",), (QAPair("Was Rome it?", "Rome", "Rome."),), "o"
     )
@@ -436,7 +439,7 @@ def test_a_stopped_run_has_a_summary_and_goes_on(kb, data, tmp_path):
     assert list(half["methods"]) == ["closed-book", "parametric"]
     # A kill in the middle of a batch: of its rows some are there.
     path = tmp_path / "stopped/rows.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:10]) + b'{"id": "q')
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:9]) + b'{"id": "q')
     found = evaluate(
         kb, data, settings("closed-book,parametric,in-context"), tmp_path / "stopped", silent
     )
