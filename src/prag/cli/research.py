@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -12,8 +13,6 @@ from rich.table import Table
 from prag.cli.app import AsJson, app, console, err_console, print_json
 from prag.progress import shown
 from prag.records import PragError
-
-_MEASURES = ("presence", "em", "f1")
 
 
 @app.command("eval")
@@ -116,15 +115,18 @@ def report(
 
 
 def _show_summary(summary: dict[str, Any], out: Path) -> None:
-    table = Table(title=f"{escape(summary['set'])}, {summary['n']} questions", box=None)
+    state = "" if summary["complete"] else ", not finished"
+    title = f"{escape(summary['set'])}, {summary['n']} questions{state}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
-    for name in ("presence", "EM", "F1", "s", "prompt tokens", "errors"):
-        table.add_column(name, justify="right")
+    for name in ("presence, 95 %", "EM", "F1", "s", "tokens", "errors"):
+        table.add_column(name, justify="right", no_wrap=True)
     for label, m in summary["methods"].items():
         cells = ["-"] * 5
         if m["n"]:
             cells = [
-                *(f"{m[k]:.3f} [{m[f'{k}_ci'][0]:.3f}, {m[f'{k}_ci'][1]:.3f}]" for k in _MEASURES),
+                f"{m['presence']:.3f} {_interval(m['presence_ci'])}",
+                *(f"{m[name]:.3f}" for name in ("em", "f1")),
                 f"{m['seconds']:.2f}",
                 f"{m['prompt_tokens']:.0f}",
             ]
@@ -132,9 +134,11 @@ def _show_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(table)
     for name, c in summary["contrasts"].items():
         console.print(
-            f"  {name}: {c['presence']:+.3f} [{c['ci'][0]:+.3f}, {c['ci'][1]:+.3f}], "
-            f"p {c['p']:.4f}, Holm {c['p_holm']:.4f}"
+            f"  {name}: {c['presence']:+.3f} {_interval(c['ci'], '+')}, p {c['p']:.4f}, "
+            f"Holm {c['p_holm']:.4f}"
         )
+    for line in _controls(summary):
+        console.print(f"  {line}")
     for note in summary["notes"]:
         console.print(f"  note: {escape(note)}")
     if summary["errors"]:
@@ -143,6 +147,35 @@ def _show_summary(summary: dict[str, Any], out: Path) -> None:
             f"  {len(summary['errors'])} rows have an error, the first: {escape(first['method'])} "
             f"{escape(first['id'])}: {escape(first['error'])}"
         )
-    console.print(
-        f"rows and summary in {escape(str(out))}; `prag report {escape(str(out))}` shows them"
-    )
+    where = escape(str(out))
+    console.print(f"rows and summary are in {where}; `prag report {where}` shows them")
+
+
+def _controls(summary: dict[str, Any]) -> Iterator[str]:
+    """The controls that have sections of their own, a line each."""
+    for method, points in summary.get("noise", {}).items():
+        shown = ", ".join(f"{p['presence']:.3f} of {p['k']}" for p in points)
+        yield f"noise, {method}: presence with 1 gold passage {shown}"
+    for method, m in summary.get("conflict", {}).get("methods", {}).items():
+        if m["n"]:
+            yield (
+                f"conflict, {method}: follows the changed passage {m['follows']:.3f}, "
+                f"keeps the old answer {m['keeps']:.3f} ({m['n']} questions)"
+            )
+    forgetting = summary.get("forgetting", {})
+    if "accuracy" in forgetting:
+        a = forgetting["accuracy"]
+        yield (
+            f"general questions: {a['without']:.3f} without adapters, {a['with']:.3f} with, "
+            f"{a['difference']:+.3f} {_interval(a['ci'], '+')}"
+        )
+    if "perplexity" in forgetting:
+        p = forgetting["perplexity"]
+        yield (
+            f"perplexity of held text: {p['without']:.1f} without adapters, {p['with']:.1f} with, "
+            f"x {p['ratio']:.2f} {_interval(p['ratio_ci'])}"
+        )
+
+
+def _interval(pair: list[float], sign: str = "") -> str:
+    return escape(f"[{pair[0]:{sign}.3f}, {pair[1]:{sign}.3f}]")
