@@ -23,20 +23,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prag.datasets import load_set
+from prag.evaluate.measures import retrieval_measures
+from prag.evaluate.settings import revision
+from prag.evaluate.statistics import SAMPLES, interval
 from prag.records import Hit, Passage
 from prag.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, MiniLM, Retriever
-from provenance import SAMPLES, interval, revision
 
 SETS = ("popqa", "hotpotqa", "2wikimultihopqa", "musique")
 DEPTHS = (1, 3, 5, 10, 20)
 DEPTH = 100  # hits asked for; the mean reciprocal rank looks no deeper
-GOLD_DIGITS = 12  # of an id, in the question sets
 DEFAULT_OUT = Path("results/retrieval/recall.json")
 
 Scores = dict[str, NDArray[np.float64]]
@@ -68,9 +71,10 @@ def main() -> None:
     }
     rows: list[dict[str, Any]] = []
     for name in SETS:
-        corpus, questions = read_set(arguments.data / name)
-        gold = [frozenset(q["gold_passages"]) for q in questions]
-        texts = [q["question"] for q in questions]
+        data = load_set(arguments.data / name)
+        corpus = list(data.passages)
+        gold = [frozenset(q.gold_passages) for q in data.questions]
+        texts = [q.text for q in data.questions]
         all_scores: dict[str, Scores] = {}
         for retriever_name, build in builders.items():
             with tempfile.TemporaryDirectory() as folder:
@@ -84,9 +88,9 @@ def main() -> None:
                 {
                     "set": name,
                     "retriever": retriever_name,
-                    "n": len(questions),
+                    "n": len(gold),
                     "passages": len(corpus),
-                    "measures": {m: interval(v, arguments.seed) for m, v in scores.items()},
+                    "measures": {m: spread(v, arguments.seed) for m, v in scores.items()},
                     "build_seconds": round(build_seconds, 2),
                     "median_search_ms": round(1000 * float(np.median(search_seconds)), 2),
                     **origin,
@@ -98,10 +102,10 @@ def main() -> None:
             {
                 "set": name,
                 "retriever": "bm25 k1=1.5 minus bm25",
-                "n": len(questions),
+                "n": len(gold),
                 "passages": len(corpus),
                 "measures": {
-                    m: interval(other[m] - v, arguments.seed) for m, v in all_scores["bm25"].items()
+                    m: spread(other[m] - v, arguments.seed) for m, v in all_scores["bm25"].items()
                 },
                 **origin,
             }
@@ -111,18 +115,10 @@ def main() -> None:
     print(table(rows))
 
 
-def read_set(folder: Path) -> tuple[list[Passage], list[dict[str, Any]]]:
-    """The passages and the questions of a set; stops where a gold passage is not in the corpus."""
-    with (folder / "corpus.jsonl").open(encoding="utf-8") as file:
-        corpus = [Passage(title=row["title"], text=row["text"]) for row in map(json.loads, file)]
-    with (folder / "questions.jsonl").open(encoding="utf-8") as file:
-        questions = [json.loads(line) for line in file]
-    known = {p.id[:GOLD_DIGITS] for p in corpus}
-    for question in questions:
-        missing = set(question["gold_passages"]) - known
-        if missing or not question["gold_passages"]:
-            sys.exit(f"{folder}: question {question['id']}: gold passages missing: {missing}")
-    return corpus, questions
+def spread(values: NDArray[np.float64], seed: int) -> dict[str, float]:
+    """The mean with its interval."""
+    found = interval(values, seed)
+    return {name: round(value, 4) for name, value in asdict(found).items()}
 
 
 def search_each(
@@ -140,16 +136,13 @@ def search_each(
 
 def measure(hits: Sequence[Sequence[Hit]], gold: Sequence[frozenset[str]]) -> Scores:
     """Every measure, one number a question."""
-    values: dict[str, list[float]] = {f"recall@{k}": [] for k in DEPTHS}
-    values |= {f"any@{k}": [] for k in DEPTHS}
-    values["mrr"] = []
-    for found, needed in zip(hits, gold, strict=True):
-        right = [hit.passage_id[:GOLD_DIGITS] in needed for hit in found]
-        for k in DEPTHS:
-            values[f"recall@{k}"].append(sum(right[:k]) / len(needed))
-            values[f"any@{k}"].append(float(any(right[:k])))
-        values["mrr"].append(1 / (right.index(True) + 1) if any(right) else 0.0)
-    return {name: np.array(v) for name, v in values.items()}
+    found = {str(i): [(hit.passage_id, hit.score) for hit in h] for i, h in enumerate(hits)}
+    needed = {str(i): passages for i, passages in enumerate(gold)}
+    each = retrieval_measures(found, needed, DEPTHS)
+    values = {name: np.array([scores[i] for i in needed]) for name, scores in each.items()}
+    for k in DEPTHS:
+        values[f"any@{k}"] = (values[f"recall@{k}"] > 0).astype(np.float64)
+    return values
 
 
 def command(arguments: argparse.Namespace) -> str:
