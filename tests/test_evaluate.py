@@ -367,8 +367,11 @@ def test_gold_passages_in_place_of_retrieved_ones(kb, data, tmp_path):
         assert len(row["hits"]) == 2
         assert row["hits"][0]["title"] in row["question"], "the retriever's order"
     assert found["gold"]
-    with pytest.raises(PragError, match=r"flare.*--gold"):
-        settings("flare,in-context", gold=True)
+    found = evaluate(kb, data, settings("flare,closed-book", gold=True), tmp_path / "alone", silent)
+    assert list(found["methods"]) == ["closed-book"]
+    assert any("flare is left out: it searches" in note for note in found["notes"])
+    with pytest.raises(PragError, match=r"nothing is left to do: flare"):
+        settings("flare", gold=True)
     unknown = tuple(replace(q, gold_passages=()) for q in data.questions)
     for what in (settings("in-context", gold=True), settings("in-context@noise-1")):
         with pytest.raises(PragError, match="does not say which passages are gold"):

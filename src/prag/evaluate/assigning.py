@@ -48,12 +48,12 @@ def assign(kb: KnowledgeBase, data: QuestionSet, settings: EvalSettings) -> Assi
         else choosing.retrieved(search, questions, settings.top_k)
     )
     changed: dict[str, Changed] = {}
-    if any(c.control == "conflict" for c in settings.conditions):
+    if any(c.control == "conflict" for c in settings.asked):
         wanted = {p for q in questions for p in q.gold_passages}
         passages = {p.id: p for p in kb.passages() if p.id in wanted}
         changed = change(questions, passages, settings.seed)
     made, notes = [], []
-    for condition in settings.conditions:
+    for condition in settings.asked:
         asked = _asked(condition, questions)
         given = _given(condition, questions, own, changed, search, settings.seed)
         kept = tuple(q for q in asked if q.id in given)

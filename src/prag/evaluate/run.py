@@ -47,14 +47,14 @@ class Run:
         if not data.questions:
             raise PragError(f"{data.name} has no questions")
         unknown = not any(q.gold_passages for q in data.questions)
-        needing = [c.label for c in settings.conditions if c.control in ("noise", "conflict")]
+        needing = [c.label for c in settings.asked if c.control in ("noise", "conflict")]
         if unknown and (settings.gold or needing):
             raise PragError(
                 f"{data.name} does not say which passages are gold, and "
                 f"{'--gold' if settings.gold else ', '.join(needing)} needs to know: leave it out"
             )
         self.kb, self.data, self.settings, self.folder = kb, data, settings, folder
-        self.notes: list[str] = list(data.notes)
+        self.notes: list[str] = [*data.notes, *settings.notes]
         self.instead: dict[str, str] = {}  # the substitute of each question of `conflict`
         self.commit, self.modified = revision()
         self.file = RowFile(folder, self.manifest)

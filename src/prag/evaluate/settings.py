@@ -9,6 +9,7 @@ from pathlib import Path
 from prag.config import GenerateConfig
 from prag.evaluate.conditions import Condition
 from prag.evaluate.measures import Rule
+from prag.methods import METHODS
 from prag.records import PragError
 from prag.worked_examples import WORKED
 
@@ -40,12 +41,22 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise PragError("top_k is at least 1")
-        alone = [c.label for c in self.conditions if c.method in ("flare", "dragin", "ircot")]
-        if self.gold and alone:
-            raise PragError(
-                f"{', '.join(alone)} search for themselves, and --gold gives every method the gold "
-                "passages: leave them out, or leave out --gold"
-            )
+        if self.gold and not self.asked:
+            raise PragError(f"nothing is left to do: {'; '.join(self.notes)}")
+
+    @property
+    def asked(self) -> tuple[Condition, ...]:
+        """The conditions that are run: with gold passages, those that do not search."""
+        return tuple(c for c in self.conditions if not (self.gold and METHODS[c.method].searches))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which conditions are not run, and why."""
+        left_out = [c.label for c in self.conditions if c not in self.asked]
+        return tuple(
+            f"{label} is left out: it searches for itself, and --gold gives the gold passages"
+            for label in left_out
+        )
 
 
 def examples_for(set_name: str) -> str:
