@@ -18,6 +18,7 @@ from prag.config import GenerateConfig
 from prag.inject import injected
 from prag.lora import Merged
 from prag.model import BaseModel
+from prag.prefixes import MOST_BYTES, Prefix, Prefixes, joined, old_cache_name, read_row
 from prag.records import PragError
 
 Until = Callable[[str], bool]
@@ -32,7 +33,7 @@ class Request:
     """One prompt [T] and the adapters that are in the weights while it is answered, if any.
 
     `max_new_tokens` goes before the engine's setting; `until` ends the continuation early;
-    `watch` asks for a `Trace`.
+    `watch` asks for a `Trace`; `again` says that a later prompt will begin alike.
     """
 
     ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Request:
     max_new_tokens: int | None = None
     until: Until | None = None
     watch: Watch = "nothing"
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,14 @@ class Engine(Protocol):
 class TransformersEngine:
     """Generation in process, by transformers, rows of one batch with different adapters."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, prefix_bytes: int = MOST_BYTES) -> None:
+        """Serve a base model.
+
+        Args:
+            prefix_bytes: memory for the beginnings of prompts that are read again (`prefixes`).
+        """
         self.base = base
+        self.prefixes = Prefixes(base, prefix_bytes)
 
     def check(self, request: Request, config: GenerateConfig) -> None:
         """Refuse what does not fit.
@@ -117,24 +125,39 @@ class TransformersEngine:
         """
         for request in requests:
             self.check(request, config)
+        read = [self.prefixes.find(r.ids) if r.adapters is None else None for r in requests]
+        left = [len(r.ids) - len(p.ids if p else ()) for r, p in zip(requests, read, strict=True)]
         results: dict[int, Generated] = {}
         kinds: dict[tuple[int, Watch], list[int]] = {}
         for i, r in enumerate(requests):
             kinds.setdefault((r.max_new_tokens or config.max_new_tokens, r.watch), []).append(i)
         for (new, watch), members in kinds.items():
-            lengths = [len(requests[i].ids) for i in members]
-            for chosen in batches_of_like_length(lengths, config.rows):
+            for chosen in batches_of_like_length([left[i] for i in members], config.rows):
                 batch = [members[j] for j in chosen]
                 settings = replace(config, max_new_tokens=new)
-                made = self._batch([requests[i] for i in batch], settings, watch)
+                made = self._batch(
+                    [requests[i] for i in batch], [read[i] for i in batch], settings, watch
+                )
                 results.update(zip(batch, made, strict=True))
         return [results[i] for i in range(len(requests))]
 
     def _batch(
-        self, requests: Sequence[Request], config: GenerateConfig, watch: Watch
+        self,
+        requests: Sequence[Request],
+        read: Sequence[Prefix | None],
+        config: GenerateConfig,
+        watch: Watch,
     ) -> list[Generated]:
         base = self.base
-        ids, mask = left_padded([r.ids for r in requests], base)  # [B, T] each
+        cache, P = joined(base, read)
+        begun = [p.ids if p else () for p in read]
+        rest = [r.ids[len(b) :] for r, b in zip(requests, begun, strict=True)]
+        ids, mask = left_padded(rest, base)  # [B, R] each
+        if P:  # padding may stand before the prefix and behind it: the mask says what is read
+            ids, mask = (
+                torch.cat([a, b], dim=1)
+                for a, b in zip(left_padded(begun, base), (ids, mask), strict=True)
+            )  # [B, P + R] each
         T = ids.shape[1]
         stop = _Stop(base, T, [r.until for r in requests])
         attending: AbstractContextManager[list[Tensor]] = (
@@ -146,10 +169,12 @@ class TransformersEngine:
             injected(base, [r.adapters for r in requests]),
             seeded(config.seed),
             attending as attention,
+            old_cache_name(),
         ):
             out = base.model.generate(
                 ids,
                 attention_mask=mask,
+                past_key_values=cache,
                 generation_config=generation_config(
                     base, config, output_logits=watch != "nothing", return_dict_in_generate=True
                 ),
@@ -165,8 +190,14 @@ class TransformersEngine:
             pieces: tuple[str, ...] = ()
             if watch != "nothing":
                 logits = [step[b].float() for step in out.logits[: len(new)]]
-                trace = _trace(logits, new, [step[b] for step in attention], len(requests[b].ids))
+                seen = mask[b].nonzero()[:, 0]  # [T of the prompt]
+                queries = [torch.cat([step[b][seen], step[b][T:]]) for step in attention]
+                trace = _trace(logits, new, queries, len(requests[b].ids))
                 pieces = pieces_of(base, new)
+            if requests[b].again and requests[b].adapters is None and self.prefixes.most_bytes:
+                read_on = (*requests[b].ids, *new[: cache.get_seq_length() - T])
+                where = torch.cat([mask[b], mask.new_ones(len(new))]).nonzero()[: len(read_on), 0]
+                self.prefixes.keep(read_row(cache, b, where, read_on))
             text = base.tokenizer.decode(new, skip_special_tokens=True)
             made.append(Generated(text, tuple(new), seconds, first, ended, trace, pieces))
         return made
@@ -209,7 +240,7 @@ def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
 def _trace(
     logits: Sequence[Tensor], new: Sequence[int], queries: Sequence[Tensor], prompt: int
 ) -> Trace:
-    """The trace of a row. `queries`: attention [padding + T + i] of the query of each step i."""
+    """The trace of a row. `queries`: attention [T + i] of the query of each step i."""
     if not new:
         return Trace((), (), torch.zeros(0, prompt) if queries else None)
     logs = torch.log_softmax(torch.stack(list(logits)), dim=-1)  # [n, V]
@@ -220,8 +251,7 @@ def _trace(
         attention = torch.zeros(len(new), prompt + len(new))
         # Step 0 has the last prompt token as its query, step i the new token i - 1.
         for i, query in enumerate(queries[1 : len(new) + 1]):
-            seen = query[-(prompt + i + 1) :]  # without the padding on the left
-            attention[i, : len(seen)] = seen.float().cpu()
+            attention[i, : prompt + i + 1] = query.float().cpu()
     return Trace(tuple(chosen.tolist()), tuple(entropies.tolist()), attention)
 
 

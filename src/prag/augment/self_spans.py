@@ -10,9 +10,7 @@ keys and values of the worked examples are computed once for all.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from prag.augment.spans import Span, answer_spans
 from prag.config import AugmentConfig, GenerateConfig
 from prag.generate import generation_config, seeded
 from prag.model import BaseModel
+from prag.prefixes import old_cache_name
 from prag.prompts import text_ids
 from prag.records import Augmentation, Passage, QAPair, Reject
 
@@ -120,7 +119,7 @@ class SelfSpans:
             ),
         )
         settings.eos_token_id = self._ends
-        with torch.no_grad(), seeded(self.config.seed), _old_cache_name():
+        with torch.no_grad(), seeded(self.config.seed), old_cache_name():
             out = base.model.generate(
                 ids,
                 attention_mask=mask,
@@ -138,7 +137,7 @@ class SelfSpans:
 
         if self._cache is None:
             self._cache = DynamicCache(config=self.base.model.config)
-            with torch.no_grad(), _old_cache_name():
+            with torch.no_grad(), old_cache_name():
                 self.base.model(
                     torch.tensor([self._prefix], device=self.base.device),
                     past_key_values=self._cache,
@@ -148,14 +147,6 @@ class SelfSpans:
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(rows)
         return cache
-
-
-@contextmanager
-def _old_cache_name() -> Iterator[None]:
-    """`past_key_values` is the one name that every transformers 5 knows; newer ones warn of it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*past_key_values.*", category=FutureWarning)
-        yield
 
 
 def _ask(passage: Passage, span: Span) -> str:

@@ -188,6 +188,7 @@ def reply(desk: Desk, texts: Sequence[str], adapters: Merged | None) -> Steps:
         adapters,
         max_new_tokens=desk.limit,
         until=reasoned if desk.style.reasons else None,
+        again=desk.style.reasons,  # the worked examples are the same for every question
     )
     return (yield from conclude(desk, made.text, texts, adapters))
 

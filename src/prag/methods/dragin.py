@@ -72,6 +72,7 @@ class Dragin:
                 max_new_tokens=left,
                 until=reasoned if desk.style.reasons else None,
                 watch="attention",
+                again=True,
             )
             need = needed(made) if desk.searches < MOST_SEARCHES else None
             if need is None:
@@ -87,7 +88,10 @@ class Dragin:
             # The rest of this sentence, written with what was found, stands: the next need is
             # looked for behind it, and so every search brings the answer forward.
             made = yield Request(
-                desk.prompt(texts, said), max_new_tokens=max(1, left), until=over_after_sentence
+                desk.prompt(texts, said),
+                max_new_tokens=max(1, left),
+                until=over_after_sentence,
+                again=True,
             )
             sentence, over = first_sentence(made)
             said, left = said + sentence, left - max(1, len(made.ids))

@@ -66,6 +66,7 @@ class Flare:
             max_new_tokens=min(left, SENTENCE_TOKENS),
             until=over_after_sentence,
             watch="confidence",
+            again=True,
         )
 
 

@@ -51,6 +51,7 @@ class IRCoT:
                 desk.prompt(texts, said),
                 max_new_tokens=min(left, SENTENCE_TOKENS),
                 until=over_after_sentence,
+                again=True,
             )
             sentence, over = first_sentence(made)
             said, left = said + sentence, left - max(1, len(made.ids))
