@@ -624,3 +624,15 @@ def test_importing_the_room_brings_no_heavy_library_along() -> None:
     code = "import sys, prag.report; print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_main_table_in_markdown(small: Path, tmp_path: Path) -> None:
+    made = make_report([small], tmp_path / "out")
+    lines = made.table.read_text("utf-8").splitlines()
+    assert lines[0] == "presence, 95 % intervals"
+    head, rule, *rows = [line for line in lines if line.startswith("|")]
+    assert head.split("|")[1].strip() == "method"
+    assert head.count("|") == rule.count("|") == rows[0].count("|") == 3
+    methods = json.loads((small / "summary.json").read_text("utf-8"))["methods"]
+    for label, result in methods.items():
+        assert any(r.startswith(f"| {label} | {result['presence']:.3f} ") for r in rows)

@@ -24,15 +24,16 @@ ERRORS_SHOWN = 100
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written: the page, the figures beside it, and what the reader should know."""
+    """What was written: the page, tables and figures beside it, what the reader should know."""
 
     page: Path
+    table: Path
     figures: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
 def make_report(runs: Sequence[Path], out: Path) -> ReportFiles:
-    """Write `out`/report.html and `out`/figures/*.png from run folders of `prag eval`.
+    """Write report.html, table.md and figures/*.png into `out` from run folders of `prag eval`.
 
     The same runs give the same bytes. Unfinished runs are taken and said to be so.
 
@@ -58,7 +59,7 @@ def make_report(runs: Sequence[Path], out: Path) -> ReportFiles:
         f"{name}: {note}" for run, name in zip(loaded, names, strict=True) for note in run.notes
     ]
     notes += _cut_notes(loaded, names)
-    page = out / "report.html"
+    page, table = out / "report.html", out / "table.md"
     saved: list[Path] = []
     try:
         folder = out / "figures"
@@ -67,14 +68,14 @@ def make_report(runs: Sequence[Path], out: Path) -> ReportFiles:
             (folder / file).write_bytes(drawing.png)
             saved.append(folder / file)
         text = template.render(**_context(loaded, names, drawn, notes))
-        # A lone surrogate, as a broken answer may hold, has no UTF-8.
-        replace_text(page, text.encode("utf-8", "replace").decode("utf-8"))
+        replace_text(page, _utf8(text))
+        replace_text(table, _utf8(tables.markdown(tables.main(loaded, names, most_types=0))))
         others = sorted(f.name for f in folder.glob("*.png") if f not in saved)
     except OSError as error:
         raise PragError(explain(error, out, "writing the report")) from error
     if others:
         notes.append(f"figures/ also holds files that this report did not write: {_few(others)}")
-    return ReportFiles(page, tuple(saved), tuple(notes))
+    return ReportFiles(page, table, tuple(saved), tuple(notes))
 
 
 def _draw(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Drawing]]:
@@ -158,6 +159,11 @@ def _template() -> Any:
 
 def _asset(name: str) -> str:
     return (resources.files("prag.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _utf8(text: str) -> str:
+    """The text without lone surrogates, as a broken answer may hold: they have no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hash(text: str) -> str:

@@ -60,6 +60,22 @@ def by_type(run: Run) -> list[MeasureTable]:
     return _measure_tables([run], [], columns)
 
 
+def markdown(tables: Sequence[MeasureTable]) -> str:
+    """The tables in Markdown, for a README or a paper: a mean and its interval in each cell."""
+    lines = []
+    for table in tables:
+        heads = [" ".join(name.replace("|", "/").split()) for name, _ in table.spans]
+        lines += [f"{table.measure}, 95 % intervals", ""]
+        lines.append(f"| method | {' | '.join(heads)} |")
+        lines.append("| --- " * (len(heads) + 1) + "|")
+        for _, rows in table.groups:
+            for label, cells in rows:
+                shown = ["" if c is None else f"{c.mean} {c.interval}".strip() for c in cells]
+                lines.append(f"| {label} | {' | '.join(shown)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def _measure_tables(
     runs: Sequence[Run], spans: list[tuple[str, int]], columns: list[Column]
 ) -> list[MeasureTable]:
