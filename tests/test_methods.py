@@ -50,6 +50,9 @@ class Script:
         self.limits: list[int | None] = []
         self.adapters: list[Merged | None] = []
 
+    def begin(self):
+        pass
+
     def check(self, request, config):
         pass
 

@@ -84,6 +84,38 @@ def test_what_is_kept_is_what_a_plain_pass_computes(base):
             torch.testing.assert_close(value, layer.values[0], atol=1e-5, rtol=1e-5)
 
 
+def test_what_prompts_share_is_read_once(base, monkeypatch):
+    engine, plain = TransformersEngine(base), TransformersEngine(base, prefix_bytes=0)
+    prompts = [ids(base, BEGUN + t) for t in ("Who?", "When, and where?", "One?")]
+    seen = []
+    forward = base.model.forward
+
+    def counted(input_ids, *args, **kwargs):
+        seen.append(tuple(input_ids.shape))
+        return forward(input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(base.model, "forward", counted)
+    one_token = GenerateConfig(max_new_tokens=1)
+    ours = engine.generate([Request(p, again=True) for p in prompts], one_token)
+    assert seen[0] == (1, len(ids(base, BEGUN)))
+    assert sum(rows for rows, _ in seen[1:]) == 3
+    assert max(width for _, width in seen[1:]) < 20, "of each prompt only the rest"
+    theirs = plain.generate([Request(p) for p in prompts], one_token)
+    assert [o.ids for o in ours] == [t.ids for t in theirs]
+    seen.clear()
+    engine.generate([Request(p, again=True) for p in prompts], one_token)
+    assert sum(rows for rows, _ in seen) == 3, "and not again"
+    engine.begin()
+    assert engine.prefixes.find(prompts[0]) is None
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), min_size=1, max_size=5))
+def test_common_is_what_all_begin_with(texts):
+    shared = prefixes.common(texts)
+    assert all(t[: len(shared)] == shared for t in texts)
+    assert any(len(t) == len(shared) for t in texts) or len({t[len(shared)] for t in texts}) > 1
+
+
 def test_adapters_take_nothing_and_leave_nothing(base):
     """With adapters in the weights the keys and values are others."""
     factors = initial_factors(base.sites, TrainConfig(), base.dtype)

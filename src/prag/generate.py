@@ -18,7 +18,17 @@ from prag.config import GenerateConfig
 from prag.inject import injected
 from prag.lora import Merged
 from prag.model import BaseModel
-from prag.prefixes import MOST_BYTES, Prefix, Prefixes, joined, old_cache_name, read_row
+from prag.prefixes import (
+    MOST_BYTES,
+    SHORTEST,
+    Prefix,
+    Prefixes,
+    common,
+    joined,
+    old_cache_name,
+    read,
+    read_row,
+)
 from prag.records import PragError
 
 Until = Callable[[str], bool]
@@ -83,6 +93,9 @@ class Generated:
 class Engine(Protocol):
     """Anything that answers requests, each with its own adapters, in the order given."""
 
+    def begin(self) -> None:
+        """Other questions come now: nothing is used of what was read for earlier ones."""
+
     def check(self, request: Request, config: GenerateConfig) -> None:
         """Refuse a request that cannot be answered; a `PragError` says why."""
 
@@ -101,6 +114,13 @@ class TransformersEngine:
         """
         self.base = base
         self.prefixes = Prefixes(base, prefix_bytes)
+
+    def begin(self) -> None:
+        """Forget beginnings of prompts, so that no answer depends on what was asked before it.
+
+        Not even by rounding: a run that was stopped gives the answers of one that was not.
+        """
+        self.prefixes.clear()
 
     def check(self, request: Request, config: GenerateConfig) -> None:
         """Refuse what does not fit.
@@ -125,8 +145,9 @@ class TransformersEngine:
         """
         for request in requests:
             self.check(request, config)
-        read = [self.prefixes.find(r.ids) if r.adapters is None else None for r in requests]
-        left = [len(r.ids) - len(p.ids if p else ()) for r, p in zip(requests, read, strict=True)]
+        self._read_shared([r.ids for r in requests if r.again and r.adapters is None])
+        begun = [self.prefixes.find(r.ids) if r.adapters is None else None for r in requests]
+        left = [len(r.ids) - len(p.ids if p else ()) for r, p in zip(requests, begun, strict=True)]
         results: dict[int, Generated] = {}
         kinds: dict[tuple[int, Watch], list[int]] = {}
         for i, r in enumerate(requests):
@@ -136,21 +157,30 @@ class TransformersEngine:
                 batch = [members[j] for j in chosen]
                 settings = replace(config, max_new_tokens=new)
                 made = self._batch(
-                    [requests[i] for i in batch], [read[i] for i in batch], settings, watch
+                    [requests[i] for i in batch], [begun[i] for i in batch], settings, watch
                 )
                 results.update(zip(batch, made, strict=True))
         return [results[i] for i in range(len(requests))]
 
+    def _read_shared(self, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Read what all prompts begin with once, before they are read side by side."""
+        ids = common(prompts)
+        if len(prompts) < 2 or len(ids) < SHORTEST or not self.prefixes.most_bytes:
+            return
+        known = self.prefixes.find((*ids, 0))
+        if known is None or len(known.ids) < len(ids):
+            self.prefixes.keep(read(self.base, ids))
+
     def _batch(
         self,
         requests: Sequence[Request],
-        read: Sequence[Prefix | None],
+        prefixes: Sequence[Prefix | None],
         config: GenerateConfig,
         watch: Watch,
     ) -> list[Generated]:
         base = self.base
-        cache, P = joined(base, read)
-        begun = [p.ids if p else () for p in read]
+        cache, P = joined(base, prefixes)
+        begun = [p.ids if p else () for p in prefixes]
         rest = [r.ids[len(b) :] for r, b in zip(requests, begun, strict=True)]
         ids, mask = left_padded(rest, base)  # [B, R] each
         if P:  # padding may stand before the prefix and behind it: the mask says what is read

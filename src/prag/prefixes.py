@@ -67,6 +67,10 @@ class Prefixes:
         self._kept.append(best)
         return best.first(length)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
     def keep(self, prefix: Prefix) -> None:
         """Keep what was read; what it begins with need not be kept any more."""
         self._kept = [p for p in self._kept if _shared(p.ids, prefix.ids) < len(p.ids)]
@@ -95,6 +99,30 @@ def joined(base: BaseModel, prefixes: Sequence[Prefix | None]) -> tuple[Any, int
             rows.append(torch.stack([pad(t, (0, 0, P - t.shape[1], 0)) for t in parts]))
         cache.update(rows[0], rows[1], layer)  # [B, H, P, D] each
     return cache, P
+
+
+def common(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all texts begin with."""
+    if not texts:
+        return ()
+    # What the first and the last in order begin with, all between them do.
+    first, last = min(texts), max(texts)
+    return first[: _shared(first, last)]
+
+
+def read(base: BaseModel, ids: tuple[int, ...]) -> Prefix:
+    """Read a text alone."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=base.model.config)
+    with torch.no_grad(), old_cache_name():
+        base.model(
+            torch.tensor([ids], device=base.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return read_row(cache, 0, torch.arange(len(ids), device=base.device), ids)
 
 
 def read_row(cache: Any, row: int, positions: Tensor, ids: Sequence[int]) -> Prefix:

@@ -63,8 +63,9 @@ def answer_all(
     """An answer to each question, in order. One that cannot be answered has its `error` set.
 
     Questions that wait for the model are answered together; what a question's answer is does not
-    depend on those beside it, up to rounding.
+    depend on those beside it, up to rounding, nor on those before.
     """
+    library.engine.begin()
     runs = [_begin(library, method, ask, style, config) for ask in asks]
     while waiting := [run for run in runs if run.request is not None]:
         requests = [run.request for run in waiting if run.request is not None]
