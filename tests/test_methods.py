@@ -46,12 +46,13 @@ class Script:
     def __init__(self, tokenizer, rules, unsure=None, attends=None):
         self.tokenizer, self.rules = tokenizer, rules
         self.unsure, self.attends = unsure or {}, attends or {}
+        self.begun = 0
         self.prompts: list[str] = []
         self.limits: list[int | None] = []
         self.adapters: list[Merged | None] = []
 
     def begin(self):
-        pass
+        self.begun += 1
 
     def check(self, request, config):
         pass
@@ -370,6 +371,7 @@ def test_one_question_that_fails_spares_the_others(base):
     good, empty, none = answer_all(
         shelf.library(), METHODS["in-context"], asks, DIRECT, GenerateConfig()
     )
+    assert script.begun == 1, "nothing that was read before is used"
     assert good.error is None
     assert "empty" in str(empty.error)
     assert "no passage fits" in str(none.error)
