@@ -314,10 +314,7 @@ def test_a_run_of_everything(kb, data, tmp_path):
 
     # Again: nothing is done twice.
     before = (tmp_path / "run/rows.jsonl").read_bytes()
-    assert (
-        evaluate(kb, data, settings("all,closed-book-cot", seed=3), tmp_path / "run", silent)
-        == found
-    )
+    assert evaluate(kb, data, settings("all,closed-book-cot", seed=3), tmp_path / "run") == found
     assert (tmp_path / "run/rows.jsonl").read_bytes() == before
 
 

@@ -23,7 +23,7 @@ def evaluate(
     data: QuestionSet,
     settings: EvalSettings,
     out: Path,
-    tell: Tell,
+    tell: Tell | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Answer a question set under every condition, and write the rows and their summary.
@@ -34,6 +34,7 @@ def evaluate(
 
     Args:
         out: the run's folder: rows.jsonl, summary.json, run.json.
+        tell: called with a stage, how much is done, of how much.
         command: as the user typed it; it goes into the summary.
 
     Returns:
@@ -46,7 +47,7 @@ def evaluate(
     data = prepare.add_corpus(kb, data)
     run = Run(kb, data, settings, out)
     try:
-        run.go(tell)
+        run.go(tell or _silent)
     except BaseException:
         # Whatever stops a run, what it has done can be looked at.
         if run.file.rows:
@@ -116,6 +117,10 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
             settings.seed,
         ),
     }
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""
 
 
 def origins(run: Run) -> dict[str, int]:
