@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -233,6 +234,7 @@ def small_disk(tmp_path):
     try:
         yield folder
     finally:
+        gc.collect()  # what a command had open is closed when it is collected
         subprocess.run(["umount", str(folder)], check=True)
 
 
