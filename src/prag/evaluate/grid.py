@@ -27,6 +27,7 @@ from prag.datasets import load_set
 from prag.evaluate.conditions import parse_conditions
 from prag.evaluate.evaluation import evaluate
 from prag.evaluate.measures import Rule
+from prag.evaluate.prepare import add_corpus
 from prag.evaluate.settings import EvalSettings
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.settings import FILE
@@ -97,7 +98,8 @@ def run_job(job: Job, tell: Tell) -> dict[str, Any]:
     data = load_set(job.data, job.limit)
     kb = _knowledge_base(job)
     if job.augmentations is not None:
-        _add_before_import(kb, job, data)
+        add_corpus(kb, data)  # augmentations are of passages that are there
+        kb.augment_from(job.augmentations)
     return evaluate(kb, data, settings, job.out, tell, job.command)
 
 
@@ -161,12 +163,3 @@ def _knowledge_base(job: Job) -> KnowledgeBase:
     if recipe is not None:
         kb.use_recipe(recipe)
     return kb
-
-
-def _add_before_import(kb: KnowledgeBase, job: Job, data: Any) -> None:
-    """Augmentations are of passages that are there: the corpus comes first."""
-    from prag.evaluate.prepare import add_corpus
-
-    add_corpus(kb, data)
-    if job.augmentations is not None:
-        kb.augment_from(job.augmentations)

@@ -216,14 +216,9 @@ class Run:
     def _perplexity_row(self, assignment: Assignment, library: Library, question: Question) -> Row:
         error, measures = None, {}
         try:
-            found = []
-            for hit in assignment.given[question.id]:
-                shelved = library.adapter(hit.passage_id)
-                found += [shelved.adapter] if shelved else []
-                if found and library.recipe.merge == "best":
-                    break
+            there, _ = library.adapters(assignment.given[question.id])
             base, texts = self.kb.base, held_paragraphs()
-            adapters = merge(found) if found else None
+            adapters = merge([shelved.adapter for _, shelved in there]) if there else None
             measures = {
                 "perplexity": perplexity(base, texts, adapters),
                 "base_perplexity": self._base_perplexity,

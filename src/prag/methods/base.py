@@ -58,6 +58,20 @@ class Library:
     augmentation: Callable[[str], Augmentation | None]
     notes: tuple[str, ...] = ()
 
+    def adapters(self, hits: Sequence[Hit]) -> tuple[list[tuple[Hit, Shelved]], list[Hit]]:
+        """The adapters that the recipe puts into the weights, and the hits found without one."""
+        there: list[tuple[Hit, Shelved]] = []
+        without: list[Hit] = []
+        for hit in hits:
+            shelved = self.adapter(hit.passage_id)
+            if shelved is None:
+                without.append(hit)
+                continue
+            there.append((hit, shelved))
+            if self.recipe.merge == "best":
+                break
+        return there, without
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -104,17 +118,11 @@ class Desk:
         """The adapters of the question's hits, as the recipe merges them; notes what was used."""
         began = time.perf_counter()
         recipe = self.library.recipe
-        there: list[tuple[Hit, Shelved]] = []
-        for hit in self.ask.hits:
-            shelved = self.library.adapter(hit.passage_id)
-            if shelved is None:
-                self.notes.append(
-                    f"passage {hit.passage_id} has no adapter: nothing could be asked about it"
-                )
-                continue
-            there.append((hit, shelved))
-            if recipe.merge == "best":
-                break
+        there, without = self.library.adapters(self.ask.hits)
+        self.notes += [
+            f"passage {hit.passage_id} has no adapter: nothing could be asked about it"
+            for hit in without
+        ]
         if recipe.merge == "best" and len(self.ask.hits) > 1:
             self.notes.append(
                 f"recipe {recipe.name!r} puts the best passage's adapter alone into the weights"
