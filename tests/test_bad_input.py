@@ -169,12 +169,13 @@ def test_damage_is_named_and_mended(kb, prag):
     assert code == 1
     assert shard.stem in said
     assert "prag build" in said
-    code, said = prag("ask", kb, "Who built Aldern0, Brixo1 or Calver2?")  # all three adapters
-    assert code == 1
+    questions = [f"Who built {name}?" for name in ("Aldern0", "Brixo1", "Calver2")]
+    asked = [prag("ask", kb, question, "--top-k", "1") for question in questions]
+    (said,) = [said for code, said in asked if code]  # the cut is in one adapter of the three
     assert "prag build" in said
     assert prag("build", kb)[0] == 0
     assert prag("verify", kb)[0] == 0
-    assert prag("ask", kb, "Who built Calver2?")[0] == 0
+    assert [prag("ask", kb, question, "--top-k", "1")[0] for question in questions] == [0, 0, 0]
 
 
 def test_damaged_settings_and_augmentations(kb, prag):
