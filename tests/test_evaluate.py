@@ -23,6 +23,7 @@ from kb_helpers import WrittenAugmenter, write_corpus
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER, GenerateConfig
 from prag.datasets import Question, QuestionSet
+from prag.disk import one_writer
 from prag.evaluate import EvalSettings, choosing, evaluate, parse_conditions
 from prag.evaluate.conditions import GROUPS, condition_named
 from prag.evaluate.conflict import change, changed_augmentation
@@ -419,6 +420,25 @@ def test_a_damaged_row_is_named_and_a_torn_one_is_made_again(kb, data, tmp_path)
     (out / "rows.jsonl").write_bytes(b"\n".join([lines[0], b'{"id": 3', *lines[2:]]))
     with pytest.raises(PragError, match=r"rows\.jsonl:2: not a row"):
         evaluate(kb, data, settings("closed-book"), out, silent)
+
+
+def test_a_row_that_is_there_twice_is_named(kb, data, tmp_path):
+    out = tmp_path / "run"
+    evaluate(kb, data, settings("closed-book"), out, silent)
+    lines = (out / "rows.jsonl").read_text().splitlines(keepends=True)
+    (out / "rows.jsonl").write_text("".join([*lines, lines[2]]))
+    again = json.loads(lines[2])["id"]
+    with pytest.raises(PragError, match=rf":{len(lines) + 1}: a second row of question '{again}'"):
+        evaluate(kb, data, settings("closed-book"), out, silent)
+
+
+def test_two_runs_into_one_folder(kb, data, tmp_path):
+    out = tmp_path / "run"
+    with one_writer(out), pytest.raises(PragError, match="another process is writing"):
+        evaluate(kb, data, settings("closed-book"), out, silent)
+    assert not (out / "rows.jsonl").exists()
+    found = evaluate(kb, data, settings("closed-book"), out, silent)
+    assert found["methods"]["closed-book"]["n"] == len(data.questions)
 
 
 def test_a_stopped_run_has_a_summary_and_goes_on(kb, data, tmp_path):

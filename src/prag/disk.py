@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
+
+from prag.records import PragError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -25,6 +31,30 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Within the block no other process writes to a folder that does this; `.lock` stays in it.
+
+    Raises:
+        PragError: another process is writing, or the folder cannot be written.
+    """
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise PragError(
+            f"another process is writing to {folder}; wait until it is done, then run the "
+            "command again"
+        ) from None
+    except OSError as error:
+        raise PragError(explain(error, folder, "locking it")) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def replace_text(path: Path, text: str) -> None:

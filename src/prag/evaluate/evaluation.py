@@ -9,7 +9,7 @@ from typing import Any
 
 from prag import __version__
 from prag.datasets import QuestionSet
-from prag.disk import explain, replace_text
+from prag.disk import explain, one_writer, replace_text
 from prag.evaluate import choosing, prepare, summary
 from prag.evaluate.run import Run
 from prag.evaluate.settings import DEPTHS, EvalSettings
@@ -41,22 +41,23 @@ def evaluate(
         The summary (docs/evaluation.md).
 
     Raises:
-        PragError: the folder holds a run of other settings, or something is missing; rows that
-            are done stay.
+        PragError: the folder holds a run of other settings, another process writes to it, or
+            something is missing; rows that are done stay.
     """
     data = prepare.add_corpus(kb, data)
-    run = Run(kb, data, settings, out)
-    try:
-        run.go(tell or _silent)
-    except BaseException:
-        # Whatever stops a run, what it has done can be looked at.
-        if run.file.rows:
-            write_summary(out, summarised(run, False, command))
-        raise
-    if not run.file.rows:
-        raise PragError(f"no question was left to answer: {'; '.join(run.notes)}")
-    found = summarised(run, True, command)
-    write_summary(out, found)
+    with one_writer(out):
+        run = Run(kb, data, settings, out)
+        try:
+            run.go(tell or _silent)
+        except BaseException:
+            # Whatever stops a run, what it has done can be looked at.
+            if run.file.rows:
+                write_summary(out, summarised(run, False, command))
+            raise
+        if not run.file.rows:
+            raise PragError(f"no question was left to answer: {'; '.join(run.notes)}")
+        found = summarised(run, True, command)
+        write_summary(out, found)
     return found
 
 

@@ -26,7 +26,8 @@ def read_rows(folder: Path) -> list[Row]:
     """The rows of a run, packed by gzip or not. A last line that a kill has torn is left out.
 
     Raises:
-        PragError: there are none, or a line that is not the last is damaged.
+        PragError: there are none, a line that is not the last is damaged, or a question is there
+            twice under one condition, which would count twice.
     """
     path = folder / FILE
     packed = path.with_name(f"{FILE}.gz")
@@ -39,7 +40,7 @@ def read_rows(folder: Path) -> list[Row]:
             raise PragError(f"{folder} holds no {FILE}: it is no run of `prag eval`")
     except (OSError, EOFError, gzip.BadGzipFile) as error:
         raise PragError(f"the rows in {folder} cannot be read: {error}") from error
-    rows = []
+    rows, seen = [], set()
     lines = data.split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):  # what stands after the last \n is torn
         try:
@@ -50,6 +51,13 @@ def read_rows(folder: Path) -> list[Row]:
                 f"{path}:{number}: not a row ({error}): take the line out, and `prag eval` makes "
                 "it again"
             ) from error
+        key = (rows[-1]["method"], rows[-1]["id"])
+        if key in seen:
+            raise PragError(
+                f"{path}:{number}: a second row of question {key[1]!r} under {key[0]!r}: take one "
+                "of the two out"
+            )
+        seen.add(key)
     return rows
 
 

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
-
 from prag.augment import AugmentationFile
 from prag.corpus import Catalogue
-from prag.disk import explain
+from prag.disk import one_writer
 from prag.knowledge_base import settings
 from prag.knowledge_base.augmentations import Augmentations
 from prag.knowledge_base.settings import Settings
@@ -83,18 +81,6 @@ class Folder:
         Raises:
             PragError: another process is writing, or the folder cannot be written.
         """
-        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise PragError(
-                f"another process is writing to {self.folder}; wait until it is done, then run the "
-                "command again"
-            ) from None
-        except OSError as error:
-            raise PragError(explain(error, self.folder, "locking it")) from error
-        try:
+        with one_writer(self.folder):
             self.settings = settings.load(self.folder)
             yield
-        finally:
-            lock.release()
