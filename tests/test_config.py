@@ -33,6 +33,7 @@ OTHER = {
     "beta1": 0.5,
     "beta2": 0.5,
     "passage": "{title}: {text}",
+    "layers": 0.5,
 }
 FIELDS = [
     (section, f.name) for section in ("augment", "train", "wording")
@@ -54,6 +55,17 @@ def changed(section, name):
 @pytest.mark.parametrize(("section", "name"), FIELDS)
 def test_every_field_counts_in_the_fingerprint(section, name):
     assert changed(section, name).fingerprint(SELF) != PAPER.fingerprint(SELF)
+
+
+def test_adapters_made_by_older_versions_stay_valid():
+    """What is pinned here was computed before `layers` was a field."""
+    made = [r.fingerprint(o) for r in (PAPER, SMALL) for o in ("file:x", "self:y")]
+    assert made == [
+        "59e506375e4398ea",
+        "93ae0b5ac0230a45",
+        "7e82e61af969fb0a",
+        "8ad9a7719073f532",
+    ]
 
 
 def test_no_two_changes_give_one_fingerprint():

@@ -15,7 +15,8 @@ from prag.batches import group_lessons
 from prag.config import PAPER, SMALL
 from prag.encode import encode_group, initial_factors
 from prag.prompts import lesson
-from prag.records import Augmentation, Passage, QAPair
+from prag.records import Augmentation, Passage, PragError, QAPair
+from prag.replay import check_replay, first_layer, layers_of, sites_from
 
 pytestmark = pytest.mark.fast
 
@@ -49,10 +50,11 @@ def peft_reference(base, train, one):
             lora_dropout=0.0,
             bias="none",
             target_modules=["gate_proj", "up_proj", "down_proj"],
+            layers_to_transform=list(range(first_layer(base, train.layers), 3)),
             task_type="CAUSAL_LM",
         ),
     ).to(base.dtype)
-    start = initial_factors(base.sites, train, base.dtype)
+    start = initial_factors(sites_from(base, first_layer(base, train.layers)), train, base.dtype)
     lora = {name: model.get_submodule(f"base_model.model.{name}") for name in start}
     with torch.no_grad():
         for name, (A, B) in start.items():
@@ -86,8 +88,13 @@ def relative(ours, theirs):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "recipe",
-    [PAPER, replace(PAPER, train=replace(PAPER.train, epochs=2)), SMALL],
-    ids=["paper", "paper-2-epochs", "small"],
+    [
+        PAPER,
+        replace(PAPER, train=replace(PAPER.train, epochs=2)),
+        SMALL,
+        replace(SMALL, train=replace(SMALL.train, layers=0.7)),
+    ],
+    ids=["paper", "paper-2-epochs", "small", "small-upper-two-layers"],
 )
 def test_together_equals_peft_one_by_one(family, recipe):
     base = tiny_model(family)
@@ -108,6 +115,43 @@ def test_answer_only_loss_equals_peft(tiny):
         for name, (A, B) in peft_reference(tiny, train, one).items():
             assert relative(adapter.factors[name][0], A) < 1e-10
             assert relative(adapter.factors[name][1], B) < 1e-10
+
+
+@pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.99, 0), (0.7, 1), (0.34, 2), (0.01, 2)])
+def test_the_layers_below_the_adapters_run_once_a_sequence(share, first):
+    base = tiny_model("llama")
+    assert first_layer(base, share) == first
+    train = replace(SMALL.train, layers=share, epochs=4)
+    runs = dict.fromkeys(range(3), 0)
+
+    def count(number):
+        def add(*_):
+            runs[number] += 1
+
+        return add
+
+    for number, layer in enumerate(layers_of(base)):
+        layer.register_forward_hook(count(number))
+    (adapter,) = encode_group(base, train, made_lessons(base, SMALL, counts=(5,)))
+    assert runs == {n: 5 if n < first else 20 for n in range(3)}
+    assert adapter.factors.keys() == {s.name for s in base.sites if layer_of(s) >= first}
+
+
+def layer_of(site):
+    return int(site.name.split(".")[2])
+
+
+def test_a_decoder_that_does_more_than_its_layers_is_refused():
+    base = tiny_model("llama")
+    check_replay(base, 1)
+    base.model.get_decoder().norm.register_forward_hook(lambda *_: None)  # changes nothing
+    check_replay(base, 1)
+    base.model.get_decoder().register_forward_hook(
+        lambda module, inputs, out: setattr(out, "last_hidden_state", out.last_hidden_state * 2)
+    )
+    check_replay(base, 0)
+    with pytest.raises(PragError, match=r"cannot be run by themselves.*train\.layers = 1\.0"):
+        check_replay(base, 1)
 
 
 def test_float32_is_as_near_the_exact_result_as_peft_is():

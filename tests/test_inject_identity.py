@@ -80,6 +80,19 @@ def test_merge_takes_different_ranks_scales_and_sites(tiny):
         torch.testing.assert_close(B @ A, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_an_adapter_of_the_upper_layers_is_one_to_peft_too(tiny, tmp_path, recwarn):
+    whole = random_adapter(tiny, 4)
+    upper = Adapter({n: f for n, f in whole.factors.items() if ".0." not in n}, 2, 32.0)
+    assert len(upper.factors) == 6
+    model = in_peft(tiny, exported(tiny, [upper], tmp_path))
+    assert not [w for w in recwarn if "missing" in str(w.message).lower()]
+    ids = torch.arange(9)[None]
+    with torch.no_grad(), injected(tiny, [merge([upper])]):
+        ours = tiny.model(ids).logits
+    torch.testing.assert_close(ours, model(ids).logits, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(ours, tiny.model(ids).logits)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_with_their_own_adapters_equal_peft_alone(family, tmp_path):
     """Rows of different prompts' lengths, with none, one and three adapters, in one batch."""

@@ -26,6 +26,7 @@ class Batch:
         weights: of each in the loss [M]: 1 / (learnt tokens of its sequence), so that every
             sequence counts its own mean, whatever else is in the batch.
         active: which of the N passages have a sequence in this step [N].
+        tokens: how many there are, padding not counted.
     """
 
     ids: Tensor
@@ -35,6 +36,7 @@ class Batch:
     targets: Tensor
     weights: Tensor
     active: Tensor
+    tokens: int
 
 
 def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Lesson]]:
@@ -85,6 +87,7 @@ def make_batch(examples: Sequence[Example | None], pad_id: int, device: torch.de
         torch.tensor(targets, device=device),
         torch.tensor(weights, dtype=torch.float64, device=device),
         torch.tensor([e is not None for e in examples], device=device),
+        sum(len(e.ids) for e in examples if e is not None),
     )
 
 

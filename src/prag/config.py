@@ -92,6 +92,7 @@ class TrainConfig:
     sequences: Literal["paper", "closed-book"] = "paper"
     style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
     loss: Literal["all", "answer"] = "all"
+    layers: float = 1.0  # share of the layers that get an adapter, counted from the last
     rank: int = 2  # r
     alpha: float = 32.0  # scale = alpha / r
     learning_rate: float = 3e-4  # constant
@@ -110,6 +111,7 @@ class TrainConfig:
             "train.style: direct, 2wikimultihopqa, hotpotqa",
         )
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
+        _require(0 < self.layers <= 1, "train.layers is above 0 and at most 1")
         _require(self.rank >= 1, "train.rank is at least 1")
         _require(self.alpha > 0, "train.alpha is above 0")
         _require(self.learning_rate > 0, "train.learning_rate is above 0")
@@ -117,6 +119,10 @@ class TrainConfig:
         _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "train.beta1, beta2 are in [0, 1)")
         _require(self.epsilon > 0, "train.epsilon is above 0")
         _require(self.weight_decay >= 0, "train.weight_decay is at least 0")
+
+
+LATER: dict[str, Any] = {"layers": 1.0}
+"""Fields of `TrainConfig` that older adapters were made without, each with what it was then."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +167,12 @@ class Recipe:
     def fingerprint(self, origin: str) -> str:
         """16 hex digits of all that decides an adapter, the augmentation's origin included.
 
-        The name and `merge` do not count: they change no adapter.
+        The name and `merge` do not count: they change no adapter. A field that came to be after
+        adapters had been made counts only where it differs from what was done before it.
         """
+        train = asdict(self.train)
         parts: dict[str, Any] = {
-            "train": asdict(self.train),
+            "train": {k: v for k, v in train.items() if LATER.get(k) != v},
             "wording": asdict(self.wording),
             "origin": origin,
         }

@@ -20,6 +20,7 @@ from prag.inject import hooked
 from prag.lora import Adapter, Site, initial_A, scale
 from prag.model import BaseModel, logits_of
 from prag.prompts import Lesson
+from prag.replay import Pass, first_layer, last_hidden, sites_from
 
 
 class StackedAdam:
@@ -94,7 +95,8 @@ def encode_group(
     if any(not lesson.examples for lesson in lessons):
         raise ValueError("a lesson without examples cannot be encoded")
     N = len(lessons)
-    start = initial_factors(base.sites, train, base.dtype)
+    first = first_layer(base, train.layers)
+    start = initial_factors(sites_from(base, first), train, base.dtype)
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (A, B) in start.items():
         stacked[name] = (
@@ -104,18 +106,22 @@ def encode_group(
     parameters = [factor for pair in stacked.values() for factor in pair]
     optimizer = StackedAdam(parameters, train)
     longest = max(len(lesson.examples) for lesson in lessons)
+    batches = [
+        make_batch(
+            [le.examples[index] if index < len(le.examples) else None for le in lessons],
+            base.tokenizer.pad_token_id,
+            base.device,
+        )
+        for index in range(longest)
+    ]
+    seen = [Pass() for _ in batches]
     for _ in range(train.epochs):
-        for index in range(longest):
-            examples = [
-                lesson.examples[index] if index < len(lesson.examples) else None
-                for lesson in lessons
-            ]
-            batch = make_batch(examples, base.tokenizer.pad_token_id, base.device)
+        for batch, before in zip(batches, seen, strict=True):
             with hooked(base, stacked, scale(train.alpha, train.rank)):
-                loss = group_loss(base, batch)
+                loss = group_loss(base, batch, first, before)
             optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
             if after_step is not None:
-                after_step(sum(len(example.ids) for example in examples if example is not None))
+                after_step(batch.tokens)
     return [
         Adapter(
             {
@@ -129,14 +135,18 @@ def encode_group(
     ]
 
 
-def group_loss(base: BaseModel, batch: Batch) -> Tensor:
+def group_loss(base: BaseModel, batch: Batch, first: int, seen: Pass) -> Tensor:
     """The sum over the rows of each row's mean cross-entropy over its learnt tokens.
 
     The rows share no parameter, so the gradient of the sum holds the gradient of each. Logits
     are made only where a token is learnt.
+
+    Args:
+        first: the lowest layer that carries an adapter.
+        seen: what an earlier pass over this batch left, or an empty one.
     """
-    out = base.model.get_decoder()(batch.ids, attention_mask=batch.mask, use_cache=False)
-    hidden = out.last_hidden_state[batch.rows, batch.columns]  # [B, T, H] -> [M, H]
+    out = last_hidden(base, batch.ids, batch.mask, first, seen)  # [B, T, H]
+    hidden = out[batch.rows, batch.columns]  # [M, H]
     logits = logits_of(base, hidden)  # [M, V]
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()

@@ -19,6 +19,7 @@ from prag.model import BaseModel, check_logits
 from prag.progress import Tell
 from prag.prompts import Lesson, lesson
 from prag.records import AdapterKey, Augmentation, Passage
+from prag.replay import check_replay, first_layer, sites_from
 from prag.store import AdapterStore, Kind, StoredItem
 
 
@@ -122,6 +123,8 @@ def encode_missing(
     if len(good) == len(plan.lessons):
         return 0
     check_logits(base)
+    first = first_layer(base, recipe.train.layers)
+    check_replay(base, first)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
     groups = group_lessons(missing, tokens_a_step)
@@ -143,7 +146,7 @@ def encode_missing(
                 StoredItem(key_of[le.passage_id], adapter, le.digest)
                 for le, adapter in zip(group, adapters, strict=True)
             ],
-            base.sites,
+            sites_from(base, first),
             kind,
         )
         encoded += len(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from prag.records import Passage
 
 
 def peft_config(base_name: str, adapter: Adapter) -> dict[str, Any]:
-    """The `adapter_config.json` of an adapter."""
+    """The `adapter_config.json` of an adapter.
+
+    PEFT puts what it is told into every layer unless the layers are named.
+    """
+    layers = sorted({int(n) for name in adapter.factors for n in re.findall(r"\.(\d+)\.", name)})
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -26,6 +31,7 @@ def peft_config(base_name: str, adapter: Adapter) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "target_modules": sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        "layers_to_transform": layers if layers and layers[0] > 0 else None,
     }
 
 
