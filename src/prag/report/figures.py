@@ -178,18 +178,15 @@ def types(run: Run, name: str) -> Drawing | None:
 
 
 def noise(run: Run, name: str) -> Drawing | None:
-    """Presence against the number of noise passages.
+    """Presence against the number of passages, one of them gold and the others noise.
 
-    The point at 0 is the method itself, drawn where it was asked as many questions.
+    The method without the control has no place here: its passages are the retriever's.
     """
     curves: dict[str, list[tuple[int, Estimate]]] = {}
     for label in ordered(run.noise):
         points = [
             (p.k, p.measures["presence"]) for p in run.noise[label] if "presence" in p.measures
         ]
-        itself = run.methods.get(label)
-        if itself and {p.n for p in run.noise[label]} == {itself.n}:
-            points = [(0, e) for e in [itself.measures.get("presence")] if e] + points
         if points:
             curves[label] = points
     if not curves:
@@ -204,12 +201,12 @@ def noise(run: Run, name: str) -> Drawing | None:
         fill = "white" if drawn.hollow else drawn.colour
         axes.plot(ks, means, color=drawn.colour, marker=drawn.marker, mfc=fill, label=_plain(label))
     axes.set_xticks(sorted({k for points in curves.values() for k, _ in points}))
-    axes.set_xlabel("passages of noise")
+    axes.set_xlabel("passages, one of them gold")
     axes.set_ylabel("answer presence")
     axes.set_ylim(bottom=0)
     axes.set_title(_plain(name, TITLE), loc="left")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
-    return _finish("noise", figure, f"Presence against the number of noise passages on {name}")
+    return _finish("noise", figure, f"Presence with one gold passage among several, on {name}")
 
 
 def conflict(run: Run, name: str) -> Drawing | None:

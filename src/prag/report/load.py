@@ -61,7 +61,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class NoisePoint:
-    """A method with k passages of noise in what it was given."""
+    """A method that was given k passages, one of them gold."""
 
     k: int
     n: int
