@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prag.records import PragError
-from prag.report import make_report
+from prag.report import figures, make_report
 from prag.report.browse import rows_json
 from prag.report.labels import contrast_name, grouped, ordered, run_names, style
 from prag.report.load import load_run
@@ -446,6 +446,20 @@ def _loaded(rows: list[dict[str, Any]], **more: Any) -> Any:
     empty |= {"conflict": None, "forgetting": (), "errors": (), "notes": ()}
     known = {"folder": Path("own"), "set": "own", "n": 1, "complete": True, **empty}
     return Run(**(known | {"rows": tuple(rows)} | more))
+
+
+def test_a_noise_curve_holds_what_was_asked_with_noise_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The method itself, given three passages by the retriever, is no point of the curve."""
+    curve = [{"k": k, "n": 3, "presence": 0.5 - k / 100} for k in (1, 3)]
+    itself = {"in-context": {"n": 3, "errors": 0, "presence": 0.2}}
+    run = _load(tmp_path, methods=itself, noise={"in-context": curve})
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_finish", lambda kind, figure, alt: drawn.append(figure))
+    figures.noise(run, "own")
+    (line,) = drawn[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[1.0, 0.49], [3.0, 0.47]]
 
 
 def test_the_highest_mean_is_marked_ties_included(tmp_path: Path) -> None:
