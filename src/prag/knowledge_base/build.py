@@ -125,6 +125,7 @@ def encode_missing(
     check_logits(base)
     first = first_layer(base, recipe.train.layers)
     check_replay(base, first)
+    sites = sites_from(base, first)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
     groups = group_lessons(missing, tokens_a_step)
@@ -146,7 +147,7 @@ def encode_missing(
                 StoredItem(key_of[le.passage_id], adapter, le.digest)
                 for le, adapter in zip(group, adapters, strict=True)
             ],
-            sites_from(base, first),
+            sites,
             kind,
         )
         encoded += len(group)
