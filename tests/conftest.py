@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from kb_helpers import WrittenAugmenter, write_corpus
-from prag import KnowledgeBase, cli
+from prag import KnowledgeBase, cli, quiet
 from prag.model import BaseModel, wrap
 
 TEMPLATE = (
@@ -52,13 +52,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> BaseModel:
-    """A random model of a family: 3 layers, hidden 32, feed-forward 48, 258 tokens."""
+def tiny_model(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float64, hidden: int = 32
+) -> BaseModel:
+    """A random model of a family: 3 layers, feed-forward 1.5 times as wide, 258 tokens."""
     config_class, model_class = FAMILIES[family]
     config = config_class(
         vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=hidden,
+        intermediate_size=hidden * 3 // 2,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -92,6 +94,14 @@ def model_folder(tmp_path_factory):
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def few_everyday(monkeypatch):
+    """A few of the packaged texts: with one token a byte all of them take seconds."""
+    pairs, prose = quiet.everyday_pairs()[::16], quiet.everyday_prose()[::8]
+    monkeypatch.setattr(quiet, "everyday_pairs", lambda: pairs)
+    monkeypatch.setattr(quiet, "everyday_prose", lambda: prose)
 
 
 @pytest.fixture

@@ -34,6 +34,9 @@ OTHER = {
     "beta2": 0.5,
     "passage": "{title}: {text}",
     "layers": 0.5,
+    "sites": "in",
+    "quiet_questions": 0.5,
+    "quiet_prose": 0.9,
 }
 FIELDS = [
     (section, f.name) for section in ("augment", "train", "wording")

@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from conftest import FAMILIES, tiny_model
 from prag.batches import group_lessons
-from prag.config import PAPER, SMALL
+from prag.config import PAPER, SMALL, Wording
 from prag.encode import encode_group, initial_factors
 from prag.prompts import lesson
+from prag.quiet import NOTHING, quiet_of
 from prag.records import Augmentation, Passage, PragError, QAPair
-from prag.replay import check_replay, first_layer, layers_of, sites_from
+from prag.replay import check_replay, first_layer, layers_of, sites_of
 
 pytestmark = pytest.mark.fast
 
@@ -40,8 +41,11 @@ def made_lessons(base, recipe, counts=(1, 3, 5, 2)):
     return lessons
 
 
-def peft_reference(base, train, one):
-    """The adapter of one lesson as anyone would train it: PEFT, AdamW, a sequence a step."""
+def peft_reference(base, train, one, quiet=NOTHING):
+    """The adapter of one lesson as anyone would train it: PEFT, AdamW, a sequence a step.
+
+    After each step A is put off the quiet directions; nothing is read before or left out.
+    """
     model = get_peft_model(
         copy.deepcopy(base.model),
         LoraConfig(
@@ -49,16 +53,16 @@ def peft_reference(base, train, one):
             lora_alpha=train.alpha,
             lora_dropout=0.0,
             bias="none",
-            target_modules=["gate_proj", "up_proj", "down_proj"],
+            target_modules=["gate_proj", "up_proj"] + ["down_proj"] * (train.sites == "all"),
             layers_to_transform=list(range(first_layer(base, train.layers), 3)),
             task_type="CAUSAL_LM",
         ),
     ).to(base.dtype)
-    start = initial_factors(sites_from(base, first_layer(base, train.layers)), train, base.dtype)
+    start = initial_factors(sites_of(base, train), train, base.dtype)
     lora = {name: model.get_submodule(f"base_model.model.{name}") for name in start}
     with torch.no_grad():
         for name, (A, B) in start.items():
-            lora[name].lora_A["default"].weight.copy_(A)
+            lora[name].lora_A["default"].weight.copy_(quiet.project(name, A))
             lora[name].lora_B["default"].weight.copy_(B)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
@@ -74,7 +78,15 @@ def peft_reference(base, train, one):
             loss = cross_entropy(logits[example.learn_from - 1 :], ids[0, example.learn_from :])
             optimizer.zero_grad()
             loss.backward()
+            with torch.no_grad():
+                for name, m in lora.items():
+                    A = m.lora_A["default"].weight
+                    A.grad = quiet.project(name, A.grad)
             optimizer.step()
+            with torch.no_grad():
+                for name, m in lora.items():
+                    A = m.lora_A["default"].weight
+                    A.copy_(quiet.project(name, A))
     return {
         name: (m.lora_A["default"].weight.detach(), m.lora_B["default"].weight.detach())
         for name, m in lora.items()
@@ -115,6 +127,38 @@ def test_answer_only_loss_equals_peft(tiny):
         for name, (A, B) in peft_reference(tiny, train, one).items():
             assert relative(adapter.factors[name][0], A) < 1e-10
             assert relative(adapter.factors[name][1], B) < 1e-10
+
+
+SHORT = Wording(instruction="Q.", passage="{title}: {text}")
+"""An instruction of few bytes: a tiny model has room to keep its tokens quiet."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "answer", "layers": 0.7, "sites": "in"},
+        {"loss": "all"},  # tokens of the beginning are learnt in the reference, from nothing
+        {"sequences": "paper", "layers": 0.34},
+    ],
+    ids=["answer-upper-in", "all", "paper"],
+)
+def test_a_beginning_that_is_read_once_changes_nothing(family, change, few_everyday):
+    base = tiny_model(family, hidden=64)
+    train = replace(SMALL.train, quiet_questions=0.3, quiet_prose=0.2, **change)
+    recipe = replace(SMALL, train=train, wording=SHORT)
+    quiet = quiet_of(base, sites_of(base, train), recipe)
+    assert quiet.beginning is not None
+    assert len(quiet.beginning.ids) > 5
+    lessons = made_lessons(base, recipe)
+    adapters = encode_group(base, train, lessons, quiet)
+    for one, adapter in zip(lessons, adapters, strict=True):
+        reference = peft_reference(base, train, one, quiet)
+        assert reference.keys() == adapter.factors.keys()
+        for name, (A, B) in reference.items():
+            assert relative(adapter.factors[name][0], A) < 1e-8
+            assert relative(adapter.factors[name][1], B) < 1e-8
+            assert (adapter.factors[name][0] @ quiet.directions[name]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.99, 0), (0.7, 1), (0.34, 2), (0.01, 2)])
@@ -181,7 +225,7 @@ def test_steps_are_the_papers(tiny):
     _, three, _, _ = made_lessons(tiny, PAPER)
     assert len(three.examples) == 5
     steps: list[int] = []
-    encode_group(tiny, replace(PAPER.train, epochs=2), [three], steps.append)
+    encode_group(tiny, replace(PAPER.train, epochs=2), [three], after_step=steps.append)
     assert len(steps) == 10
 
 

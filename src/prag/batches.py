@@ -26,7 +26,7 @@ class Batch:
         weights: of each in the loss [M]: 1 / (learnt tokens of its sequence), so that every
             sequence counts its own mean, whatever else is in the batch.
         active: which of the N passages have a sequence in this step [N].
-        tokens: how many there are, padding not counted.
+        tokens: how many there are in the rows, padding not counted.
     """
 
     ids: Tensor
@@ -61,9 +61,16 @@ def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Le
     return groups
 
 
-def make_batch(examples: Sequence[Example | None], pad_id: int, device: torch.device) -> Batch:
-    """The tensors of a step in which passage n learns `examples[n]` (None: it has no more)."""
-    length = max(len(e.ids) for e in examples if e is not None)
+def make_batch(
+    examples: Sequence[Example | None], pad_id: int, device: torch.device, skip: int = 0
+) -> Batch:
+    """The tensors of a step in which passage n learns `examples[n]` (None: it has no more).
+
+    Args:
+        skip: tokens at the beginning of every example that are left out of the rows, as they were
+            read before. What they themselves predict is not learnt, but counts in the mean.
+    """
+    length = max(len(e.ids) for e in examples if e is not None) - skip
     ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
     mask = torch.zeros(len(examples), length, dtype=torch.long)
     rows, columns, targets, weights = [], [], [], []
@@ -72,13 +79,14 @@ def make_batch(examples: Sequence[Example | None], pad_id: int, device: torch.de
             mask[row, 0] = 1  # a row must see one token, or its attention is 0 / 0
             continue
         size = len(example.ids)
-        ids[row, :size] = torch.tensor(example.ids)
-        mask[row, :size] = 1
-        learnt = range(max(1, example.learn_from), size)
+        ids[row, : size - skip] = torch.tensor(example.ids[skip:])
+        mask[row, : size - skip] = 1
+        counted = size - max(1, example.learn_from)
+        learnt = range(max(1 + skip, example.learn_from), size)
         rows += [row] * len(learnt)
-        columns += [t - 1 for t in learnt]
+        columns += [t - 1 - skip for t in learnt]
         targets += [example.ids[t] for t in learnt]
-        weights += [1.0 / len(learnt)] * len(learnt)
+        weights += [1.0 / counted] * len(learnt)
     return Batch(
         ids.to(device),
         mask.to(device),
@@ -87,7 +95,7 @@ def make_batch(examples: Sequence[Example | None], pad_id: int, device: torch.de
         torch.tensor(targets, device=device),
         torch.tensor(weights, dtype=torch.float64, device=device),
         torch.tensor([e is not None for e in examples], device=device),
-        sum(len(e.ids) for e in examples if e is not None),
+        sum(len(e.ids) - skip for e in examples if e is not None),
     )
 
 

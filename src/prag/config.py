@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
+from prag.everyday import everyday_digest
 from prag.records import ID_LENGTH, PragError
 
 if sys.version_info >= (3, 11):
@@ -86,13 +87,19 @@ class TrainConfig:
     passage and with its rewrite in the prompt, the others without) or `closed-book` (every pair
     without any passage). `style` is what the assistant is trained to say: the short answer
     (`direct`), or the whole one after the worked examples of a question set (METHOD, 2).
-    `loss` is which tokens count: `all`, or `answer` (the assistant's).
+    `loss` is which tokens count: `all`, or `answer` (the assistant's). `sites` are the linear maps
+    of a layer's gated feed-forward block that get an adapter: `all`, or those that go `in` to it
+    (gate and up). With a `quiet` share above 0 adapters add nothing to the beginning that all
+    prompts share, and little to what is not theirs (`prag.quiet`).
     """
 
     sequences: Literal["paper", "closed-book"] = "paper"
     style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
     loss: Literal["all", "answer"] = "all"
     layers: float = 1.0  # share of the layers that get an adapter, counted from the last
+    sites: Literal["all", "in"] = "all"
+    quiet_questions: float = 0.0  # share of the energy of everyday questions that A does not read
+    quiet_prose: float = 0.0  # the same of prose; both 0: A may read everything
     rank: int = 2  # r
     alpha: float = 32.0  # scale = alpha / r
     learning_rate: float = 3e-4  # constant
@@ -112,6 +119,9 @@ class TrainConfig:
         )
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
         _require(0 < self.layers <= 1, "train.layers is above 0 and at most 1")
+        _require(self.sites in ("all", "in"), "train.sites is 'all' or 'in'")
+        for name in ("quiet_questions", "quiet_prose"):
+            _require(0 <= getattr(self, name) < 1, f"train.{name} is at least 0 and below 1")
         _require(self.rank >= 1, "train.rank is at least 1")
         _require(self.alpha > 0, "train.alpha is above 0")
         _require(self.learning_rate > 0, "train.learning_rate is above 0")
@@ -120,8 +130,18 @@ class TrainConfig:
         _require(self.epsilon > 0, "train.epsilon is above 0")
         _require(self.weight_decay >= 0, "train.weight_decay is at least 0")
 
+    @property
+    def quiet(self) -> bool:
+        """Whether there is anything that A must not read."""
+        return self.quiet_questions > 0 or self.quiet_prose > 0
 
-LATER: dict[str, Any] = {"layers": 1.0}
+
+LATER: dict[str, Any] = {
+    "layers": 1.0,
+    "sites": "all",
+    "quiet_questions": 0.0,
+    "quiet_prose": 0.0,
+}
 """Fields of `TrainConfig` that older adapters were made without, each with what it was then."""
 
 
@@ -176,6 +196,8 @@ class Recipe:
             "wording": asdict(self.wording),
             "origin": origin,
         }
+        if self.train.quiet:
+            parts["everyday"] = everyday_digest()
         made_here = not origin.startswith("file:")
         counts = {"rewrites": self.augment.rewrites, "pairs": self.augment.pairs}
         parts["augment"] = asdict(self.augment) if made_here else counts

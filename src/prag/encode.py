@@ -19,8 +19,10 @@ from prag.config import TrainConfig
 from prag.inject import hooked
 from prag.lora import Adapter, Site, initial_A, scale
 from prag.model import BaseModel, logits_of
+from prag.prefixes import Prefix
 from prag.prompts import Lesson
-from prag.replay import Pass, first_layer, last_hidden, sites_from
+from prag.quiet import NOTHING, Quiet
+from prag.replay import Pass, first_layer, last_hidden, sites_of
 
 
 class StackedAdam:
@@ -79,6 +81,7 @@ def encode_group(
     base: BaseModel,
     train: TrainConfig,
     lessons: Sequence[Lesson],
+    quiet: Quiet = NOTHING,
     after_step: Callable[[int], None] | None = None,
 ) -> list[Adapter]:
     """The adapters of N passages, trained together, in the order of their lessons.
@@ -87,20 +90,24 @@ def encode_group(
     epoch's end, since the order of its own sequences is what its adapter depends on.
 
     Args:
+        quiet: what A does not read, kept so after each step; what is read once for all rows.
         after_step: called after each step with how many tokens it trained on.
 
     Raises:
-        ValueError: a lesson without examples.
+        ValueError: a lesson without examples, or an example that does not begin as all do.
     """
     if any(not lesson.examples for lesson in lessons):
         raise ValueError("a lesson without examples cannot be encoded")
+    begins = () if quiet.beginning is None else quiet.beginning.ids
+    if any(e.ids[: len(begins)] != begins for lesson in lessons for e in lesson.examples):
+        raise ValueError("an example does not begin with the tokens that were read before")
     N = len(lessons)
     first = first_layer(base, train.layers)
-    start = initial_factors(sites_from(base, first), train, base.dtype)
+    start = initial_factors(sites_of(base, train), train, base.dtype)
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (A, B) in start.items():
         stacked[name] = (
-            A.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, r, I]
+            quiet.project(name, A.to(base.device)).repeat(N, 1, 1).requires_grad_(),  # [N, r, I]
             B.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, O, r]
         )
     parameters = [factor for pair in stacked.values() for factor in pair]
@@ -111,6 +118,7 @@ def encode_group(
             [le.examples[index] if index < len(le.examples) else None for le in lessons],
             base.tokenizer.pad_token_id,
             base.device,
+            len(begins),
         )
         for index in range(longest)
     ]
@@ -118,8 +126,16 @@ def encode_group(
     for _ in range(train.epochs):
         for batch, before in zip(batches, seen, strict=True):
             with hooked(base, stacked, scale(train.alpha, train.rank)):
-                loss = group_loss(base, batch, first, before)
-            optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
+                loss = group_loss(base, batch, first, before, quiet.beginning)
+            gradients = list(torch.autograd.grad(loss, parameters))
+            # Off the quiet directions before the step, or Adam would scale by what is not learnt;
+            # and after it, since Adam scales each number by itself.
+            for at, name in enumerate(stacked):
+                gradients[2 * at] = quiet.project(name, gradients[2 * at])
+            optimizer.step(gradients, batch.active)
+            with torch.no_grad():
+                for name, (A, _) in stacked.items():
+                    A.copy_(quiet.project(name, A))
             if after_step is not None:
                 after_step(batch.tokens)
     return [
@@ -135,7 +151,9 @@ def encode_group(
     ]
 
 
-def group_loss(base: BaseModel, batch: Batch, first: int, seen: Pass) -> Tensor:
+def group_loss(
+    base: BaseModel, batch: Batch, first: int, seen: Pass, beginning: Prefix | None = None
+) -> Tensor:
     """The sum over the rows of each row's mean cross-entropy over its learnt tokens.
 
     The rows share no parameter, so the gradient of the sum holds the gradient of each. Logits
@@ -144,8 +162,9 @@ def group_loss(base: BaseModel, batch: Batch, first: int, seen: Pass) -> Tensor:
     Args:
         first: the lowest layer that carries an adapter.
         seen: what an earlier pass over this batch left, or an empty one.
+        beginning: what stands before every row of the batch.
     """
-    out = last_hidden(base, batch.ids, batch.mask, first, seen)  # [B, T, H]
+    out = last_hidden(base, batch.ids, batch.mask, first, seen, beginning)  # [B, T, H]
     hidden = out[batch.rows, batch.columns]  # [M, H]
     logits = logits_of(base, hidden)  # [M, V]
     if logits.dtype in (torch.float16, torch.bfloat16):

@@ -50,7 +50,7 @@ class Prefixes:
     """The prefixes of one base model, the oldest forgotten when there is no room."""
 
     def __init__(self, base: BaseModel, most_bytes: int = MOST_BYTES) -> None:
-        self.most_bytes = most_bytes if _attends_to_all(base) else 0
+        self.most_bytes = most_bytes if attends_to_all(base) else 0
         self._kept: list[Prefix] = []  # the last used at the end
 
     def find(self, ids: Sequence[int]) -> Prefix | None:
@@ -142,7 +142,7 @@ def old_cache_name() -> Iterator[None]:
         yield
 
 
-def _attends_to_all(base: BaseModel) -> bool:
+def attends_to_all(base: BaseModel) -> bool:
     """Whether every layer keeps every position; one with a window forgets what it slid over."""
     kinds = getattr(base.model.config, "layer_types", None)
     if kinds is None:

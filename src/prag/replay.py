@@ -17,18 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prag.config import TrainConfig
 from prag.lora import Site
 from prag.model import BaseModel
+from prag.prefixes import Prefix, joined, old_cache_name
 from prag.records import PragError
 
 
 @dataclass
 class Pass:
     """What a pass over a batch left behind: the input [B, T, H] of the lowest adapted layer, and
-    with which arguments (masks, positions) each layer from there on was called."""
+    with which arguments (masks, positions) each layer from there on was called.
+
+    `caches` are the names of those that were the cache of what was read before: each pass grows the
+    one it is given, so each gets its own.
+    """
 
     hidden: Tensor | None = None
     calls: list[Mapping[str, Any]] = field(default_factory=list)
+    caches: set[str] = field(default_factory=set)
 
 
 def layers_of(base: BaseModel) -> list[nn.Module]:
@@ -57,28 +64,46 @@ def first_layer(base: BaseModel, share: float) -> int:
     return count - max(1, round(share * count))
 
 
-def sites_from(base: BaseModel, first: int) -> tuple[Site, ...]:
-    """The sites of the layers from `first` on, in the model's order."""
-    if first == 0:
-        return base.sites
-    upper = {module for layer in layers_of(base)[first:] for module in layer.modules()}
-    return tuple(site for site in base.sites if base.modules[site.name] in upper)
+def sites_of(base: BaseModel, train: TrainConfig) -> tuple[Site, ...]:
+    """The sites that a recipe gives adapters, in the model's order."""
+    sites = base.sites
+    first = first_layer(base, train.layers)
+    if first > 0:
+        upper = {module for layer in layers_of(base)[first:] for module in layer.modules()}
+        sites = tuple(site for site in sites if base.modules[site.name] in upper)
+    if train.sites == "in":
+        hidden = base.model.get_input_embeddings().weight.shape[1]
+        sites = tuple(site for site in sites if site.inputs == hidden)
+    return sites
 
 
-def last_hidden(base: BaseModel, ids: Tensor, mask: Tensor, first: int, seen: Pass) -> Tensor:
+def last_hidden(
+    base: BaseModel,
+    ids: Tensor,
+    mask: Tensor,
+    first: int,
+    seen: Pass,
+    beginning: Prefix | None = None,
+) -> Tensor:
     """The decoder's output [B, T, H] for ids [B, T], the layers below `first` run at most once.
 
     Args:
         seen: of an earlier pass over the same ids and mask, or an empty one, which this fills.
+        beginning: what stands before every row and was read before; ids and mask are without it.
     """
     decoder = base.model.get_decoder()
+    read = None if beginning is None else joined(base, [beginning] * len(ids))[0]
     if seen.hidden is None:
-        with _watched(base, first, seen):
-            out = decoder(ids, attention_mask=mask, use_cache=False)
+        before = 0 if beginning is None else len(beginning.ids)
+        whole = torch.cat([mask.new_ones(len(mask), before), mask], dim=1)  # [B, P + T]
+        with _watched(base, first, seen), old_cache_name():
+            out = decoder(
+                ids, attention_mask=whole, past_key_values=read, use_cache=read is not None
+            )
         return out.last_hidden_state  # type: ignore[no-any-return]
     hidden = seen.hidden
     for layer, arguments in zip(layers_of(base)[first:], seen.calls, strict=True):
-        out = layer(hidden, **arguments)
+        out = layer(hidden, **arguments, **dict.fromkeys(seen.caches, read))
         hidden = out[0] if isinstance(out, tuple) else out
     return decoder.norm(hidden)  # type: ignore[no-any-return]
 
@@ -115,10 +140,13 @@ def _watched(base: BaseModel, first: int, seen: Pass) -> Iterator[None]:
         yield
         return
 
+    from transformers import Cache
+
     def note(_: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
         if not seen.calls:
             seen.hidden = inputs[0].detach()
-        seen.calls.append(arguments)
+        seen.caches |= {k for k, v in arguments.items() if isinstance(v, Cache)}
+        seen.calls.append({k: v for k, v in arguments.items() if k not in seen.caches})
 
     handles = [
         layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers_of(base)[first:]

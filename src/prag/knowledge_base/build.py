@@ -18,8 +18,9 @@ from prag.knowledge_base.augmentations import fingerprints
 from prag.model import BaseModel, check_logits
 from prag.progress import Tell
 from prag.prompts import Lesson, lesson
+from prag.quiet import quiet_of
 from prag.records import AdapterKey, Augmentation, Passage
-from prag.replay import check_replay, first_layer, sites_from
+from prag.replay import check_replay, first_layer, sites_of
 from prag.store import AdapterStore, Kind, StoredItem
 
 
@@ -125,12 +126,14 @@ def encode_missing(
     check_logits(base)
     first = first_layer(base, recipe.train.layers)
     check_replay(base, first)
-    sites = sites_from(base, first)
+    sites = sites_of(base, recipe.train)
+    quiet = quiet_of(base, sites, recipe)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
     groups = group_lessons(missing, tokens_a_step)
     epochs = recipe.train.epochs
-    total = epochs * sum(le.tokens for group in groups for le in group)
+    read = 0 if quiet.beginning is None else len(quiet.beginning.ids)
+    total = epochs * sum(le.tokens - read * len(le.examples) for g in groups for le in g)
     encoded = done = 0
     progress("encode", 0, total)
 
@@ -141,7 +144,7 @@ def encode_missing(
             progress("encode", done, total)
 
     for group in groups:
-        adapters = encode_group(base, recipe.train, group, after_step)
+        adapters = encode_group(base, recipe.train, group, quiet, after_step)
         store.commit(
             [
                 StoredItem(key_of[le.passage_id], adapter, le.digest)
