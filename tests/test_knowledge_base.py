@@ -198,11 +198,11 @@ def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_pat
     encode = build.encode_group
     groups: list[list[str]] = []
 
-    def recorded(base, train, lessons, after_step=None):
+    def recorded(base, train, lessons, *others):
         if len(groups) == stop_after:
             raise KeyboardInterrupt
         groups.append([lesson.passage_id for lesson in lessons])
-        return encode(base, train, lessons, after_step)
+        return encode(base, train, lessons, *others)
 
     monkeypatch.setattr(build, "encode_group", recorded)
     seen = []
