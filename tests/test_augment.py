@@ -21,16 +21,17 @@ from prag.augment import (
     Endpoint,
     SelfJson,
     SelfSpans,
-    cut,
     read_foreign,
     self_augmenter,
     self_spans,
+    taught,
 )
 from prag.augment.asking import augment_by_asking, pairs_schema
 from prag.augment.checks import keep_new, parse_pairs, ungrounded
 from prag.augment.files import from_json, to_json
 from prag.augment.spans import answer_spans
-from prag.config import AugmentConfig
+from prag.augment.taught import definition
+from prag.config import PAPER, SMALL, AugmentConfig
 from prag.metrics import normalise
 from prag.prompts import text_ids
 from prag.records import Augmentation, Passage, PragError, QAPair, Reject
@@ -377,8 +378,42 @@ def test_a_foreign_file(tmp_path):
         Augmentation("q", ("one", "two"), (made, made), "mine"),
         Augmentation("r", (), (), "file:made"),
     ]
-    first = [cut(one, 1, 1) for one in found]
+    recipe = replace(PAPER, augment=replace(PAPER.augment, rewrites=1, pairs=1))
+    first = [taught(one, Passage("", "x"), recipe) for one in found]
     assert [(a.rewrites, len(a.pairs)) for a in first] == [(("one",), 1), (("one",), 1), ((), 0)]
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "pair"),
+    [
+        ("Ada Berg", "Ada Berg (b. 1901) was a Danish painter of ships. She was a teacher.",
+         ("What was Ada Berg?", "Danish painter")),
+        ("Moss", "Moss is the third novel published by Alma House.",
+         ("What is Moss?", "third novel")),
+        ("Ada Berg", "She lived in Ribe. She was a teacher.", None),  # not in the first sentence
+        ("", "This was a ship.", None),  # nothing to ask for
+        ("Painter", "Painter is a painter.", None),  # says what the title says
+        ("Ada Berg", "", None),
+    ],
+)  # fmt: skip
+def test_the_definition_is_what_the_first_sentence_says_of_the_title(title, text, pair):
+    found = definition(Passage(title, text))
+    assert (found and (found.question, found.answer)) == pair
+    assert found is None or text.startswith(found.full_answer)
+
+
+def test_a_recipe_that_defines_does_so_before_the_pairs_and_once():
+    passage = Passage("Ada Berg", "Ada Berg was a Danish painter.")
+    asked = QAPair("Where did she live?", "Ribe", "")
+    same = QAPair("What was Ada Berg?", "a painter", "")
+    one, again, none = (
+        taught(Augmentation(passage.id, (), pairs, "x"), passage, SMALL).pairs
+        for pairs in ((asked,), (same,), ())
+    )
+    assert one == (QAPair("What was Ada Berg?", "Danish painter", passage.text), asked)
+    assert again == (same,)
+    assert none == (), "a passage without a pair has no adapter"
+    assert taught(Augmentation(passage.id, (), (asked,), "x"), passage, PAPER).pairs == (asked,)
 
 
 def test_a_faulty_foreign_file_is_told_where(tmp_path):

@@ -35,8 +35,8 @@ OTHER = {
     "passage": "{title}: {text}",
     "layers": 0.5,
     "sites": "in",
-    "quiet_questions": 0.5,
-    "quiet_prose": 0.9,
+    "quiet": 30.0,
+    "define": True,
 }
 FIELDS = [
     (section, f.name) for section in ("augment", "train", "wording")
@@ -62,7 +62,10 @@ def test_every_field_counts_in_the_fingerprint(section, name):
 
 def test_adapters_made_by_older_versions_stay_valid():
     """What is pinned here was computed before `layers` was a field."""
-    made = [r.fingerprint(o) for r in (PAPER, SMALL) for o in ("file:x", "self:y")]
+    train = TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3)
+    made = [
+        r.fingerprint(o) for r in (PAPER, replace(SMALL, train=train)) for o in ("file:x", "self:y")
+    ]
     assert made == [
         "59e506375e4398ea",
         "93ae0b5ac0230a45",
@@ -139,12 +142,12 @@ def written(folder, text):
 
 
 def test_a_file_changes_what_it_names(tmp_path):
-    text = 'base = "small"\nmerge = "sum"\n[train]\nepochs = 2\nalpha = 16\n[augment]\npairs = 4\n'
+    text = 'base = "small"\nmerge = "best"\n[train]\nepochs = 2\nalpha = 16\n[augment]\npairs = 4\n'
     recipe = load_recipe(written(tmp_path, text))
     assert recipe == replace(
         SMALL,
         name="mine",
-        merge="sum",
+        merge="best",
         train=replace(SMALL.train, epochs=2, alpha=16.0),
         augment=replace(SMALL.augment, pairs=4),
     )

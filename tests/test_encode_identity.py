@@ -9,10 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrize import register_parametrization
 
 from conftest import FAMILIES, tiny_model
 from prag.batches import group_lessons
-from prag.config import PAPER, SMALL, Wording
+from prag.config import PAPER, SMALL, TrainConfig, Wording
 from prag.encode import encode_group, initial_factors
 from prag.prompts import lesson
 from prag.quiet import NOTHING, quiet_of
@@ -22,6 +23,10 @@ from prag.replay import check_replay, first_layer, layers_of, sites_of
 pytestmark = pytest.mark.fast
 
 WORDS = ["lighthouse", "of", "stone", "was", "built", "by", "Anna", "Krog", "in", "1887"]
+
+
+CLOSED = replace(SMALL, train=TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3))
+"""Short sequences without a passage, and nothing else that differs from the paper's training."""
 
 
 def made_lessons(base, recipe, counts=(1, 3, 5, 2)):
@@ -41,10 +46,21 @@ def made_lessons(base, recipe, counts=(1, 3, 5, 2)):
     return lessons
 
 
+class Filter(torch.nn.Module):
+    """A = D P, where D is the parameter."""
+
+    def __init__(self, quiet, name):
+        super().__init__()
+        self.P = quiet.filters[name]
+
+    def forward(self, D):
+        return D @ self.P
+
+
 def peft_reference(base, train, one, quiet=NOTHING):
     """The adapter of one lesson as anyone would train it: PEFT, AdamW, a sequence a step.
 
-    After each step A is put off the quiet directions; nothing is read before or left out.
+    A is parametrised as D P by torch; nothing is read before or left out.
     """
     model = get_peft_model(
         copy.deepcopy(base.model),
@@ -62,8 +78,10 @@ def peft_reference(base, train, one, quiet=NOTHING):
     lora = {name: model.get_submodule(f"base_model.model.{name}") for name in start}
     with torch.no_grad():
         for name, (A, B) in start.items():
-            lora[name].lora_A["default"].weight.copy_(quiet.project(name, A))
+            lora[name].lora_A["default"].weight.copy_(A)
             lora[name].lora_B["default"].weight.copy_(B)
+    for name in quiet.filters:
+        register_parametrization(lora[name].lora_A["default"], "weight", Filter(quiet, name))
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=train.learning_rate,
@@ -78,15 +96,7 @@ def peft_reference(base, train, one, quiet=NOTHING):
             loss = cross_entropy(logits[example.learn_from - 1 :], ids[0, example.learn_from :])
             optimizer.zero_grad()
             loss.backward()
-            with torch.no_grad():
-                for name, m in lora.items():
-                    A = m.lora_A["default"].weight
-                    A.grad = quiet.project(name, A.grad)
             optimizer.step()
-            with torch.no_grad():
-                for name, m in lora.items():
-                    A = m.lora_A["default"].weight
-                    A.copy_(quiet.project(name, A))
     return {
         name: (m.lora_A["default"].weight.detach(), m.lora_B["default"].weight.detach())
         for name, m in lora.items()
@@ -103,10 +113,10 @@ def relative(ours, theirs):
     [
         PAPER,
         replace(PAPER, train=replace(PAPER.train, epochs=2)),
-        SMALL,
-        replace(SMALL, train=replace(SMALL.train, layers=0.7)),
+        CLOSED,
+        replace(CLOSED, train=replace(CLOSED.train, layers=0.7)),
     ],
-    ids=["paper", "paper-2-epochs", "small", "small-upper-two-layers"],
+    ids=["paper", "paper-2-epochs", "closed-book", "closed-book-upper-two-layers"],
 )
 def test_together_equals_peft_one_by_one(family, recipe):
     base = tiny_model(family)
@@ -121,8 +131,8 @@ def test_together_equals_peft_one_by_one(family, recipe):
 
 
 def test_answer_only_loss_equals_peft(tiny):
-    train = replace(SMALL.train, loss="answer")
-    lessons = made_lessons(tiny, replace(SMALL, train=train))
+    train = replace(CLOSED.train, loss="answer")
+    lessons = made_lessons(tiny, replace(CLOSED, train=train))
     for one, adapter in zip(lessons, encode_group(tiny, train, lessons), strict=True):
         for name, (A, B) in peft_reference(tiny, train, one).items():
             assert relative(adapter.factors[name][0], A) < 1e-10
@@ -133,20 +143,20 @@ SHORT = Wording(instruction="Q.", passage="{title}: {text}")
 """An instruction of few bytes: a tiny model has room to keep its tokens quiet."""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "change",
+    ("family", "change"),
     [
-        {"loss": "answer", "layers": 0.7, "sites": "in"},
-        {"loss": "all"},  # tokens of the beginning are learnt in the reference, from nothing
-        {"sequences": "paper", "layers": 0.34},
+        *((family, {"loss": "answer", "layers": 0.7, "sites": "in"}) for family in FAMILIES),
+        # Tokens of the beginning are learnt in the reference, from nothing.
+        ("llama", {"loss": "all"}),
+        ("llama", {"sequences": "paper", "layers": 0.34}),
     ],
-    ids=["answer-upper-in", "all", "paper"],
+    ids=[*(f"{family}-answer-upper-in" for family in FAMILIES), "all", "paper"],
 )
 def test_a_beginning_that_is_read_once_changes_nothing(family, change, few_everyday):
     base = tiny_model(family, hidden=64)
-    train = replace(SMALL.train, quiet_questions=0.3, quiet_prose=0.2, **change)
-    recipe = replace(SMALL, train=train, wording=SHORT)
+    train = replace(CLOSED.train, quiet=30.0, **change)
+    recipe = replace(CLOSED, train=train, wording=SHORT)
     quiet = quiet_of(base, sites_of(base, train), recipe)
     assert quiet.beginning is not None
     assert len(quiet.beginning.ids) > 5
@@ -158,14 +168,13 @@ def test_a_beginning_that_is_read_once_changes_nothing(family, change, few_every
         for name, (A, B) in reference.items():
             assert relative(adapter.factors[name][0], A) < 1e-8
             assert relative(adapter.factors[name][1], B) < 1e-8
-            assert (adapter.factors[name][0] @ quiet.directions[name]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.99, 0), (0.7, 1), (0.34, 2), (0.01, 2)])
 def test_the_layers_below_the_adapters_run_once_a_sequence(share, first):
     base = tiny_model("llama")
     assert first_layer(base, share) == first
-    train = replace(SMALL.train, layers=share, epochs=4)
+    train = replace(CLOSED.train, layers=share, epochs=4)
     runs = dict.fromkeys(range(3), 0)
 
     def count(number):
@@ -176,7 +185,7 @@ def test_the_layers_below_the_adapters_run_once_a_sequence(share, first):
 
     for number, layer in enumerate(layers_of(base)):
         layer.register_forward_hook(count(number))
-    (adapter,) = encode_group(base, train, made_lessons(base, SMALL, counts=(5,)))
+    (adapter,) = encode_group(base, train, made_lessons(base, CLOSED, counts=(5,)))
     assert runs == {n: 5 if n < first else 20 for n in range(3)}
     assert adapter.factors.keys() == {s.name for s in base.sites if layer_of(s) >= first}
 
@@ -230,7 +239,7 @@ def test_steps_are_the_papers(tiny):
 
 
 def test_groups_do_not_depend_on_order(tiny):
-    lessons = made_lessons(tiny, SMALL, counts=(2, 3, 2, 3, 1, 2, 3))
+    lessons = made_lessons(tiny, CLOSED, counts=(2, 3, 2, 3, 1, 2, 3))
     groups = group_lessons(lessons, tokens_a_step=500)
     assert groups == group_lessons(lessons[::-1], tokens_a_step=500)
     assert sorted(le.passage_id for g in groups for le in g) == sorted(

@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError
-from prag.config import PAPER, SMALL
+from prag.config import PAPER
 from prag.knowledge_base import build, knowledge_base
 from prag.records import Document, Passage
 
@@ -70,8 +70,8 @@ def test_ask_many_equals_ask_one_by_one(kb):
         assert (alone.raw, alone.sources) == (answer.raw, answer.sources)
 
 
-def test_small_routes_to_the_best_passage_and_says_so(kb):
-    kb.build(recipe=replace(SMALL, augment=QUICK.augment))
+def test_a_recipe_can_route_to_the_best_passage_and_says_so(kb):
+    kb.build(recipe=replace(QUICK, merge="best"))
     answer = kb.ask("Who built Calver2?")
     assert [bool(s.adapter) for s in answer.sources] == [True, False, False]
     assert any("best passage's adapter alone" in note for note in answer.notes)

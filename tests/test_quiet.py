@@ -9,7 +9,7 @@ import torch
 
 from conftest import tiny_model
 from prag import everyday
-from prag.config import SMALL, Wording
+from prag.config import SMALL, TrainConfig, Wording
 from prag.encode import encode_group
 from prag.inject import injected
 from prag.lora import merge
@@ -23,8 +23,11 @@ pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("few_everyday")]
 WORDING = Wording(instruction="Q.", passage="{title}: {text}")
 
 
+TRAIN = TrainConfig(sequences="closed-book")
+
+
 def recipe_with(**train):
-    return replace(SMALL, train=replace(SMALL.train, **train), wording=WORDING)
+    return replace(SMALL, train=replace(TRAIN, **train), wording=WORDING)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def trained(base, recipe, quiet):
 
 
 def test_an_adapter_adds_nothing_to_the_beginning_of_any_prompt(base):
-    recipe = recipe_with(quiet_questions=0.3)
+    recipe = recipe_with(quiet=30.0)
     quiet = quiet_for(base, recipe)
     merged = merge([trained(base, recipe, quiet)])
     style = style_named("direct", WORDING)
@@ -61,11 +64,12 @@ def test_an_adapter_adds_nothing_to_the_beginning_of_any_prompt(base):
         with injected(base, [merged]):
             there = decoder(ids).last_hidden_state
     assert tuple(ids[0, :P].tolist()) == quiet.beginning.ids
-    assert (there - without)[0, :P].abs().max() < 1e-10
+    # The norms of this model compute in float32, whose last bit may turn.
+    assert (there - without)[0, :P].abs().max() < 1e-7
     assert (there - without)[0, P:].abs().min() > 1e-6
 
 
-def test_without_the_quiet_directions_the_beginning_would_change(base):
+def test_without_the_filter_the_beginning_would_change(base):
     """The test above could fail: an adapter that may read everything changes the beginning."""
     merged = merge([trained(base, recipe_with(), NOTHING)])
     ids = torch.tensor([chat_ids(base.tokenizer, user_turn("Who?", [], WORDING))])
@@ -76,18 +80,28 @@ def test_without_the_quiet_directions_the_beginning_would_change(base):
     assert (there - without)[0, :20].abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("questions", "prose"), [(0.4, 0.0), (0.0, 0.4), (0.5, 0.3)])
-def test_the_share_of_the_energy_is_not_read(base, questions, prose):
-    recipe = recipe_with(quiet_questions=questions, quiet_prose=prose)
+@pytest.mark.parametrize("strength", [0.3, 30.0, 3000.0])
+def test_what_everyday_texts_hold_much_of_is_read_weakly(base, strength):
+    recipe = recipe_with(quiet=strength)
     quiet = quiet_for(base, recipe)
-    chats, texts = everyday_texts(base, recipe)
+    chats, prose = everyday_texts(base, recipe)
     skip = len(quiet.beginning.ids)
-    for share, rows, after in ((questions, chats, skip), (prose, texts, 0)):
-        for name in list(quiet.directions)[:2]:
-            U = quiet.directions[name]
-            X = torch.cat([given(base, name, row)[after:] for row in rows])  # [T, I]
-            held = (X @ U).square().sum() / X.square().sum()
-            assert held >= share - 1e-9
+    for name, P in list(quiet.filters.items())[:3]:
+        inputs = len(P)
+        U = torch.linalg.qr(given(base, name, quiet.beginning.ids).T).Q  # [I, m]
+        off = torch.eye(inputs, dtype=P.dtype) - U @ U.T
+        C = torch.zeros_like(P)
+        for rows, after in ((chats, skip), (prose, 0)):
+            X = torch.cat([given(base, name, row)[after:] for row in rows]) @ off  # [T, I]
+            C += X.T @ X / X.square().sum()
+        C *= inputs / C.trace()
+        # By its definition: off U, P^2 (1 + quiet C) is one number.
+        product = P @ P @ (torch.eye(inputs, dtype=P.dtype) + strength * C) @ off
+        size = product.trace() / off.trace()
+        assert torch.allclose(product, size * off, atol=1e-8 * size)
+        assert torch.allclose(P, P.T)
+        assert (P @ U).abs().max() < 1e-10
+        assert P.square().sum() == pytest.approx(inputs)
 
 
 def given(base, name, row):
@@ -99,21 +113,22 @@ def given(base, name, row):
     return seen[0]
 
 
-def test_the_directions_are_orthonormal_and_at_most_half_of_a_sites_inputs(base):
-    quiet = quiet_for(base, recipe_with(quiet_questions=0.999, quiet_prose=0.999))
-    for site in base.sites:
-        U = quiet.directions[site.name]
-        assert U.shape == (site.inputs, site.inputs // 2)
-        assert torch.allclose(U.T @ U, torch.eye(U.shape[1], dtype=U.dtype), atol=1e-10)
+def test_gate_and_up_of_a_layer_share_one_filter(base):
+    quiet = quiet_for(base, recipe_with(quiet=1.0, sites="all"))
+    for layer in range(3):
+        names = [f"model.layers.{layer}.mlp.{part}_proj" for part in ("gate", "up", "down")]
+        gate, up, down = (quiet.filters[name] for name in names)
+        assert gate is up
+        assert gate.shape != down.shape or not torch.equal(gate, down)
 
 
 def test_a_beginning_too_long_for_a_small_model_is_not_shared():
     base = tiny_model("llama")  # hidden 32; the usual instruction has more than 16 bytes
-    recipe = replace(SMALL, train=replace(SMALL.train, quiet_prose=0.5))
+    recipe = replace(SMALL, train=replace(TRAIN, quiet=30.0))
     quiet = quiet_for(base, recipe)
     assert len(beginning(base, recipe)) > 16
     assert quiet.beginning is None
-    assert all(U.shape[1] <= U.shape[0] // 2 for U in quiet.directions.values())
+    assert all(torch.linalg.matrix_rank(P) >= len(P) // 2 for P in quiet.filters.values())
     trained(base, recipe, quiet)  # whole sequences: it goes on all the same
 
 
@@ -131,7 +146,7 @@ def test_a_recipe_that_reads_everything_measures_nothing(base, monkeypatch):
 
 
 def test_the_packaged_texts_count_in_the_fingerprint(monkeypatch):
-    quiet, loud = recipe_with(quiet_prose=0.5), recipe_with()
+    quiet, loud = recipe_with(quiet=30.0), recipe_with()
     before = quiet.fingerprint("self:x"), loud.fingerprint("self:x")
     monkeypatch.setattr("prag.config.everyday_digest", lambda: "another")
     assert quiet.fingerprint("self:x") != before[0]

@@ -75,8 +75,8 @@ def test_an_answer_that_only_the_adapter_gives(kb, known):
     assert known, "no question is answered through the weights that was not answered without"
     for row, answer in known:
         gold = {i[:12] for i in row["gold_passages"]}
-        in_weights = [s.passage_id[:12] for s in answer.sources if s.adapter]
-        assert set(in_weights) <= gold, "the answer's adapter is that of its passage"
+        in_weights = {s.passage_id[:12] for s in answer.sources if s.adapter}
+        assert gold <= in_weights, "the adapter of its passage is among them"
         assert not any(s.in_prompt for s in answer.sources)
 
 
@@ -89,7 +89,8 @@ def test_the_exported_adapter_gives_the_same_answer_through_peft(kb, known, tmp_
     kb.export(tmp_path)
     wording = kb.settings.recipe.wording
     style = style_named("direct", wording)
-    for row, answer in known:
+    for row, _ in known:
+        answer = kb.ask(row["question"], top_k=1)
         (used,) = [s.passage_id for s in answer.sources if s.adapter]
         plain = AutoModelForCausalLM.from_pretrained(packaged_folder(), dtype=torch.float32)
         model = PeftModel.from_pretrained(plain, str(tmp_path / used)).eval()

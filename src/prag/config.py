@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -89,17 +90,17 @@ class TrainConfig:
     (`direct`), or the whole one after the worked examples of a question set (METHOD, 2).
     `loss` is which tokens count: `all`, or `answer` (the assistant's). `sites` are the linear maps
     of a layer's gated feed-forward block that get an adapter: `all`, or those that go `in` to it
-    (gate and up). With a `quiet` share above 0 adapters add nothing to the beginning that all
-    prompts share, and little to what is not theirs (`prag.quiet`).
+    (gate and up). With `quiet` above 0 adapters add nothing to the beginning that all prompts
+    share, and read the more weakly what any text gives a site, the larger it is (`prag.quiet`).
     """
 
     sequences: Literal["paper", "closed-book"] = "paper"
     style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
+    define: bool = False  # before the pairs, what the passage says its title is
     loss: Literal["all", "answer"] = "all"
     layers: float = 1.0  # share of the layers that get an adapter, counted from the last
     sites: Literal["all", "in"] = "all"
-    quiet_questions: float = 0.0  # share of the energy of everyday questions that A does not read
-    quiet_prose: float = 0.0  # the same of prose; both 0: A may read everything
+    quiet: float = 0.0  # 0: A reads everything alike
     rank: int = 2  # r
     alpha: float = 32.0  # scale = alpha / r
     learning_rate: float = 3e-4  # constant
@@ -120,8 +121,7 @@ class TrainConfig:
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
         _require(0 < self.layers <= 1, "train.layers is above 0 and at most 1")
         _require(self.sites in ("all", "in"), "train.sites is 'all' or 'in'")
-        for name in ("quiet_questions", "quiet_prose"):
-            _require(0 <= getattr(self, name) < 1, f"train.{name} is at least 0 and below 1")
+        _require(0 <= self.quiet < math.inf, "train.quiet is at least 0, and finite")
         _require(self.rank >= 1, "train.rank is at least 1")
         _require(self.alpha > 0, "train.alpha is above 0")
         _require(self.learning_rate > 0, "train.learning_rate is above 0")
@@ -130,17 +130,12 @@ class TrainConfig:
         _require(self.epsilon > 0, "train.epsilon is above 0")
         _require(self.weight_decay >= 0, "train.weight_decay is at least 0")
 
-    @property
-    def quiet(self) -> bool:
-        """Whether there is anything that A must not read."""
-        return self.quiet_questions > 0 or self.quiet_prose > 0
-
 
 LATER: dict[str, Any] = {
+    "define": False,
     "layers": 1.0,
     "sites": "all",
-    "quiet_questions": 0.0,
-    "quiet_prose": 0.0,
+    "quiet": 0.0,
 }
 """Fields of `TrainConfig` that older adapters were made without, each with what it was then."""
 
@@ -196,7 +191,7 @@ class Recipe:
             "wording": asdict(self.wording),
             "origin": origin,
         }
-        if self.train.quiet:
+        if self.train.quiet > 0:
             parts["everyday"] = everyday_digest()
         made_here = not origin.startswith("file:")
         counts = {"rewrites": self.augment.rewrites, "pairs": self.augment.pairs}
@@ -216,11 +211,21 @@ SMALL = Recipe(
     augment=AugmentConfig(
         style="spans", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
     ),
-    train=TrainConfig(sequences="closed-book", learning_rate=2e-3, epochs=3),
+    train=TrainConfig(
+        sequences="closed-book",
+        define=True,
+        loss="answer",
+        layers=0.5,
+        sites="in",
+        quiet=300.0,
+        rank=4,
+        learning_rate=2e-3,
+        epochs=6,
+    ),
     wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
-    merge="best",
 )
-"""For models under 1 B parameters: short closed-book sequences, a stronger training."""
+"""For models under 1 B parameters: short closed-book sequences and a stronger training, of adapters
+that can be added up (docs/log.md says how it was chosen)."""
 
 RECIPES = {"paper": PAPER, "small": SMALL}
 

@@ -90,7 +90,7 @@ def encode_group(
     epoch's end, since the order of its own sequences is what its adapter depends on.
 
     Args:
-        quiet: what A does not read, kept so after each step; what is read once for all rows.
+        quiet: how A reads; what is read once for all rows.
         after_step: called after each step with how many tokens it trained on.
 
     Raises:
@@ -107,7 +107,7 @@ def encode_group(
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (A, B) in start.items():
         stacked[name] = (
-            quiet.project(name, A.to(base.device)).repeat(N, 1, 1).requires_grad_(),  # [N, r, I]
+            A.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, r, I]
             B.to(base.device).repeat(N, 1, 1).requires_grad_(),  # [N, O, r]
         )
     parameters = [factor for pair in stacked.values() for factor in pair]
@@ -125,24 +125,18 @@ def encode_group(
     seen = [Pass() for _ in batches]
     for _ in range(train.epochs):
         for batch, before in zip(batches, seen, strict=True):
-            with hooked(base, stacked, scale(train.alpha, train.rank)):
+            # A is what the filter leaves of what is learnt; the gradient goes through it.
+            factors = {name: (quiet.filtered(name, D), B) for name, (D, B) in stacked.items()}
+            with hooked(base, factors, scale(train.alpha, train.rank)):
                 loss = group_loss(base, batch, first, before, quiet.beginning)
-            gradients = list(torch.autograd.grad(loss, parameters))
-            # Off the quiet directions before the step, or Adam would scale by what is not learnt;
-            # and after it, since Adam scales each number by itself.
-            for at, name in enumerate(stacked):
-                gradients[2 * at] = quiet.project(name, gradients[2 * at])
-            optimizer.step(gradients, batch.active)
-            with torch.no_grad():
-                for name, (A, _) in stacked.items():
-                    A.copy_(quiet.project(name, A))
+            optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
             if after_step is not None:
                 after_step(batch.tokens)
     return [
         Adapter(
             {
-                name: (A[n].detach().clone(), B[n].detach().clone())
-                for name, (A, B) in stacked.items()
+                name: (quiet.filtered(name, D[n]).detach().clone(), B[n].detach().clone())
+                for name, (D, B) in stacked.items()
             },
             train.rank,
             train.alpha,

@@ -1,27 +1,31 @@
-"""Directions that adapters do not read: where a prompt is like any other, they add nothing.
+"""What adapters read weakly: where a prompt is like any other, they add little or nothing.
 
-An adapter adds (alpha / r) B A x to what a site makes of its input x. Where A is orthogonal to x it
-adds exactly nothing. Two kinds of inputs are the same whatever is asked, and carry nothing of a
-passage; A is kept orthogonal to both:
+An adapter adds (alpha / r) B A x to what a site makes of its input x. Two kinds of inputs come
+whatever is asked, and carry nothing of a passage. A recipe with `train.quiet` above 0 trains
+A = D P, where D is learnt and P is fixed for a base model and a recipe, so that A reads
 
-- the beginning that all of a recipe's prompts share (chat template, instruction): a few dozen
-  tokens. Since no adapter changes anything there, its keys and values are the base model's
+- nothing of the beginning that all of a recipe's prompts share (chat template, instruction): a few
+  dozen tokens. Since no adapter changes anything there, its keys and values are the base model's
   own, and are computed once for all passages;
-- the leading directions of what the site is given by prose, and by everyday questions with their
-  answers, which the package brings along, up to a share of the energy of each. Adapters are added
-  up over several passages, and what two of them both read is where they disturb each other.
+- each direction the more weakly, the more energy the site's inputs have there in everyday
+  questions with their answers and in prose, which the package brings along. Adapters are added up
+  over several passages, and what two of them both read is where they disturb each other.
 
-The corpus has no part in this, so an adapter does not depend on the passages beside it. Projecting
-updates off the inputs that are to be preserved is from continual learning (OWM, Zeng et al. 2019)
-and model editing (AlphaEdit, Fang et al. 2025).
+With C the second moments of those inputs off the beginning, scaled to a mean eigenvalue of 1,
+P is (1 + quiet C)^(-1/2) off the beginning, times a number that makes its mean squared singular
+value 1, so that a learning rate means the same for any `quiet`.
 
-Letters: N adapters, r rank, I inputs of a site, T tokens, m directions.
+The corpus has no part in this, so an adapter does not depend on the passages beside it. To weigh a
+change by the inverse second moments of the inputs that are to be preserved is how facts are
+edited into a layer (ROME, Meng et al. 2022; AlphaEdit, Fang et al. 2025, projects); here it is how
+an adapter is parametrised while it is trained.
+
+Letters: N adapters, r rank, I inputs of a site, T tokens, m directions of the beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +40,7 @@ from prag.prefixes import Prefix, attends_to_all, common, read
 from prag.prompts import assistant_turn, chat_ids, style_named, text_ids, user_turn
 
 MOST = 0.5
-"""The share of a site's inputs that may be kept quiet: an adapter must have something to read."""
-
-TOKENS = 2048
-"""Tokens of the everyday texts whose inputs are looked at, spread evenly over all."""
+"""The share of a site's inputs that the beginning may take: an adapter must read something."""
 
 ROWS = 16
 """Everyday texts of one batch."""
@@ -47,56 +48,50 @@ ROWS = 16
 
 @dataclass(frozen=True)
 class Quiet:
-    """What the adapters of a recipe do not read.
+    """What the adapters of a recipe read weakly or not at all.
 
     Args:
-        directions: for each site's name an orthonormal U [I, m]; A U = 0.
+        filters: for each site's name its P [I, I], symmetric.
         beginning: what every prompt begins with, read once; None where it is not shared.
     """
 
-    directions: Mapping[str, Tensor]
+    filters: Mapping[str, Tensor]
     beginning: Prefix | None
 
-    def project(self, name: str, A: Tensor) -> Tensor:
-        """A [..., r, I] of a site without its part in the quiet directions."""
-        U = self.directions.get(name)
-        return A if U is None else A - (A @ U) @ U.T
+    def filtered(self, name: str, D: Tensor) -> Tensor:
+        """The A [..., r, I] of a site from what is learnt, D [..., r, I]."""
+        P = self.filters.get(name)
+        return D if P is None else D @ P
 
 
 NOTHING = Quiet({}, None)
-"""Of recipes that keep nothing quiet: A may read everything."""
+"""Of recipes that are not quiet: A is what is learnt, and reads everything alike."""
 
 
 def quiet_of(base: BaseModel, sites: Sequence[Site], recipe: Recipe) -> Quiet:
-    """What adapters of this recipe on this base model are kept from reading.
+    """How adapters of this recipe on this base model read.
 
-    A site keeps at most half of its inputs quiet. In a very small model the beginning may be too
-    long for that; then only its leading directions are quiet, and it is not shared.
+    In a very small model the beginning may be too long for its directions to be spared; then only
+    the leading ones are, as many as half of a site's inputs, and it is not shared.
 
     Raises:
         PragError: the packaged texts are missing.
     """
-    if not recipe.train.quiet:
+    if recipe.train.quiet == 0:
         return NOTHING
     begins = beginning(base, recipe)
-    at_first = _inputs(base, sites, [begins], 0)
     chats, prose = everyday_texts(base, recipe)
-    shares = (
-        (recipe.train.quiet_prose, _inputs(base, sites, prose, 0)),
-        (recipe.train.quiet_questions, _inputs(base, sites, chats, len(begins))),
-    )
-    directions: dict[str, Tensor] = {}
-    whole = True
-    for site in sites:
-        most = int(MOST * site.inputs)
-        whole = whole and len(begins) <= most
-        U = _directions(at_first[site.name])[0]  # [I, m]
-        for share, inputs in shares:
-            X = _spread(inputs[site.name])  # [T, I]
-            U = torch.cat([U, _leading(X - (X @ U) @ U.T, share)], dim=1)
-        directions[site.name] = U[:, :most].to(base.dtype)
+    first = _inputs(base, sites, begins)  # [T, I] each
+    source = _same_inputs(first)
+    U = {name: _spared(first[name]) for name in dict.fromkeys(source.values())}  # [I, m] each
+    of_chats, of_prose = _moments(base, U, chats, len(begins)), _moments(base, U, prose, 0)
+    P = {
+        name: _filter(U[name], of_chats[name] + of_prose[name], recipe.train.quiet).to(base.dtype)
+        for name in U
+    }
+    whole = all(len(begins) <= MOST * site.inputs for site in sites)
     shared = read(base, begins) if whole and attends_to_all(base) else None
-    return Quiet(directions, shared)
+    return Quiet({site.name: P[source[site.name]] for site in sites}, shared)
 
 
 def beginning(base: BaseModel, recipe: Recipe) -> tuple[int, ...]:
@@ -131,11 +126,63 @@ def everyday_texts(
     return chats, [tuple(text_ids(tokenizer, text)) for text in everyday_prose()]
 
 
-def _inputs(
-    base: BaseModel, sites: Sequence[Site], rows: Sequence[Sequence[int]], skip: int
+def _same_inputs(inputs: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each site the first one that is given the same: a layer's gate and up are."""
+    source: dict[str, str] = {}
+    for name, X in inputs.items():
+        alike = (n for n in dict.fromkeys(source.values()) if torch.equal(inputs[n], X))
+        source[name] = next(alike, name)
+    return source
+
+
+def _spared(X: Tensor) -> Tensor:
+    """Orthonormal directions [I, m] of the rows of X [T, I], the leading ones if there are many."""
+    rows: Tensor = torch.linalg.svd(X.double(), full_matrices=False)[2]
+    return rows[: int(MOST * X.shape[1])].T
+
+
+def _filter(U: Tensor, C: Tensor, quiet: float) -> Tensor:
+    """P [I, I]: 0 on U [I, m], off it (1 + quiet C)^(-1/2), C being [I, I] and 0 on U."""
+    size, V = torch.linalg.eigh(C * (len(C) / C.trace()))
+    weights = (1 + quiet * size.clamp(min=0)).rsqrt()  # [I]
+    P: Tensor = (V * weights) @ V.T - U @ U.T  # V's weight is 1 on U
+    P *= (len(P) / P.square().sum()).sqrt()
+    return P
+
+
+def _inputs(base: BaseModel, sites: Sequence[Site], row: Sequence[int]) -> dict[str, Tensor]:
+    """What each site is given [T, I] by one text."""
+    found: dict[str, Tensor] = {}
+    _show(base, [site.name for site in sites], [row], 0, found.__setitem__)
+    return found
+
+
+def _moments(
+    base: BaseModel, U: Mapping[str, Tensor], rows: Sequence[Sequence[int]], skip: int
 ) -> dict[str, Tensor]:
-    """What each site is given [T, I] at all tokens of the rows but the first `skip` of each."""
-    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    """Second moments [I, I], of trace 1, of what sites are given off the directions U [I, m].
+
+    Args:
+        skip: tokens at the beginning of each text that do not count.
+    """
+    C = {name: u.new_zeros(len(u), len(u)) for name, u in U.items()}
+
+    def add(name: str, X: Tensor) -> None:
+        X = X.double() - (X.double() @ U[name]) @ U[name].T  # [T, I]
+        C[name] += X.T @ X
+
+    _show(base, list(U), rows, skip, add)
+    return {name: c / c.trace() for name, c in C.items()}
+
+
+def _show(
+    base: BaseModel,
+    names: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    skip: int,
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Read texts, and show what the sites are given [T, I] at all tokens after the first `skip`."""
     ordered = sorted(rows, key=len)
     for at in range(0, len(ordered), ROWS):
         part = ordered[at : at + ROWS]
@@ -148,45 +195,17 @@ def _inputs(
         ids, mask = ids.to(base.device), mask.to(base.device)
         wanted = mask.bool()  # [B, T]
         wanted[:, :skip] = False
-        with torch.no_grad(), _noted(base, found, wanted):
-            base.model.get_decoder()(ids, attention_mask=mask, use_cache=False)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        handles = [base.modules[n].register_forward_pre_hook(_seen(n, wanted, see)) for n in names]
+        try:
+            with torch.no_grad():
+                base.model.get_decoder()(ids, attention_mask=mask, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
-@contextmanager
-def _noted(base: BaseModel, found: dict[str, list[Tensor]], wanted: Tensor) -> Iterator[None]:
-    """Within the block, note what the sites are given where `wanted` [B, T]."""
+def _seen(name: str, wanted: Tensor, see: Callable[[str, Tensor], None]) -> Any:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(name, inputs[0][wanted])
 
-    def note(name: str) -> Any:
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            kept = inputs[0][wanted]  # [tokens, I]
-            found[name].append(kept if kept.dtype == torch.float64 else kept.float())
-
-        return add
-
-    handles = [base.modules[name].register_forward_pre_hook(note(name)) for name in found]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _spread(X: Tensor) -> Tensor:
-    """At most `TOKENS` rows of X [T, I], evenly spread."""
-    return X[:: -(-X.shape[0] // TOKENS)]
-
-
-def _leading(X: Tensor, share: float) -> Tensor:
-    """The fewest directions [I, m] that hold a share of the energy of the rows of X [T, I]."""
-    if share == 0:
-        return X.new_zeros(X.shape[1], 0)
-    directions, sizes = _directions(X)
-    energy = sizes.square().cumsum(0)
-    return directions[:, : int((energy < share * energy[-1]).sum()) + 1]
-
-
-def _directions(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal directions [I, m] of the rows of X [T, I], the largest first, and their sizes."""
-    _, sizes, V = torch.linalg.svd(X, full_matrices=False)
-    return V.T, sizes
+    return hook

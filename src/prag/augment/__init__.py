@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from prag.augment.asking import Endpoint, SelfJson
-from prag.augment.files import AugmentationFile, cut, read_foreign
+from prag.augment.files import AugmentationFile, read_foreign
 from prag.augment.self_spans import SelfSpans
+from prag.augment.taught import taught
 from prag.config import AugmentConfig
 from prag.model import BaseModel
 from prag.records import Augmentation, Passage
@@ -33,7 +34,7 @@ __all__ = [
     "Endpoint",
     "SelfJson",
     "SelfSpans",
-    "cut",
     "read_foreign",
     "self_augmenter",
+    "taught",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,3 @@ def read_foreign(path: Path, origin: str) -> Iterator[Augmentation]:
             yield from_json(json.loads(line), origin)
         except (ValueError, TypeError, KeyError) as error:
             raise PragError(f"{path}:{number}: {error}; nothing was imported") from error
-
-
-def cut(augmentation: Augmentation, rewrites: int, pairs: int) -> Augmentation:
-    """As many rewrites and pairs as a recipe uses, the first ones."""
-    return replace(
-        augmentation, rewrites=augmentation.rewrites[:rewrites], pairs=augmentation.pairs[:pairs]
-    )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prag.augment import cut
+from prag.augment import taught
 from prag.batches import group_lessons
 from prag.config import Recipe
 from prag.encode import encode_group
@@ -73,7 +73,7 @@ def plan_lessons(
     left_out = []
     prints = fingerprints(recipe, augmentations)
     for passage in passages:
-        used = cut(augmentations[passage.id], recipe.augment.rewrites, recipe.augment.pairs)
+        used = taught(augmentations[passage.id], passage, recipe)
         if not used.pairs:
             left_out.append(passage.id)
             continue

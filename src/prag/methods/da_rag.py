@@ -6,7 +6,7 @@ reads just what the adapters were trained on.
 
 from __future__ import annotations
 
-from prag.augment import cut
+from prag.augment import taught
 from prag.methods.base import Desk, Steps, reply
 from prag.prompts import ask_text
 from prag.records import Passage
@@ -34,7 +34,6 @@ class DataAugmentedRAG:
         if found is None:
             desk.notes.append(f"passage {passage.id} is not augmented: its text stands alone")
             return []
-        wanted = desk.library.recipe.augment
-        used = cut(found, wanted.rewrites, wanted.pairs)
+        used = taught(found, passage, desk.library.recipe)
         pairs = [f"Question: {ask_text(p.question)} Answer: {p.answer}" for p in used.pairs]
         return [*used.rewrites, *pairs]
