@@ -31,7 +31,7 @@ from prag.evaluate.forgetting import perplexity
 from prag.evaluate.grid import Job, jobs
 from prag.evaluate.prepare import FORMAT_ONLY, extra_adapters
 from prag.evaluate.rows import RowFile, read_rows
-from prag.evaluate.summary import contrasts, summarise
+from prag.evaluate.summary import COSTS, MEASURES, contrasts, summarise
 from prag.evaluate.texts import general_questions, held_paragraphs
 from prag.lora import merge
 from prag.methods import METHODS
@@ -752,3 +752,32 @@ def test_a_packed_run_goes_on_and_trains_nothing_that_is_done(kb, data, tmp_path
     assert (out / "rows.jsonl").read_bytes().startswith(plain)
     assert not (out / "rows.jsonl.gz").exists()
     assert found["methods"]["closed-book"]["n"] == 7
+
+
+def test_the_summary_says_what_is_kept_of_a_gain_among_others():
+    def rows(method, scores):
+        return [
+            {
+                **dict.fromkeys(COSTS),
+                "id": str(i),
+                "method": method,
+                "error": None,
+                "type": "t",
+                "measures": measures(s),
+            }
+            for i, s in enumerate(scores)
+        ]
+
+    def measures(score):
+        return dict.fromkeys(MEASURES, score)
+
+    def noise(*parts):
+        found = summarise([row for part in parts for row in part], seed=0)["noise"]["parametric"]
+        return {p["k"]: p.get("kept") for p in found}
+
+    alone, among = [1.0] * 8 + [0.0, 0.0], [1.0] * 5 + [0.0] * 5
+    closed = rows("closed-book", [0.0] * 8 + [0.0, 0.0])
+    both = rows("parametric@noise-1", alone), rows("parametric@noise-3", among)
+    assert noise(*both, closed) == {1: None, 3: 0.625}
+    assert noise(*both) == {1: None, 3: None}, "no closed-book, no gain"
+    assert noise(*both, rows("closed-book", alone)) == {1: None, 3: None}, "no gain is shown"

@@ -19,13 +19,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prag.evaluate.summary import CONTRASTS as COMPARED
 from prag.records import PragError
 from prag.report import figures, make_report
 from prag.report.browse import rows_json
 from prag.report.labels import contrast_name, grouped, ordered, run_names, style
 from prag.report.load import load_run
 from prag.report.placing import Box, apart, place
-from prag.report.tables import main, signed
+from prag.report.pooling import pooled
+from prag.report.tables import contrasts, kept, main, signed
 
 pytestmark = pytest.mark.fast
 
@@ -650,3 +652,51 @@ def test_the_main_table_in_markdown(small: Path, tmp_path: Path) -> None:
     methods = json.loads((small / "summary.json").read_text("utf-8"))["methods"]
     for label, result in methods.items():
         assert any(r.startswith(f"| {label} | {result['presence']:.3f} ") for r in rows)
+
+
+def test_runs_on_different_sets_are_pooled(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "2wikimultihopqa", n=50)
+    runs = [load_run(tmp_path / name) for name in "ab"]
+    by_hand = [
+        sum(row["measures"]["presence"] * sign for row in run.rows if row["method"] == label)
+        for run in runs
+        for label, sign in (("parametric", 1), ("shuffled", -1))
+    ]
+    found = {(c.first, c.second): c for c in pooled(runs)}
+    assert found.keys() == {pair for pair in COMPARED if {*pair} <= METHODS.keys()}
+    knowledge = found["parametric", "shuffled"]
+    assert knowledge.n == 110
+    assert knowledge.difference["presence"].value == pytest.approx(sum(by_hand) / 110, abs=1e-4)
+    (name, lines) = contrasts(runs, ["a", "b"])[-1]
+    assert name == "All sets pooled"
+    assert len(lines) == len(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": "paper"},
+        {"gold": True},
+        {"complete": False},
+        {"name": "popqa"},  # the same set again: its questions would count twice
+    ],
+)
+def test_runs_that_differ_in_more_than_their_set_are_not_pooled(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", **{"name": "2wikimultihopqa", "n": 50, "seed": 0, **changes})
+    assert pooled([load_run(tmp_path / name) for name in "ab"]) == ()
+    assert pooled([load_run(tmp_path / "a")]) == ()
+
+
+def test_what_is_kept_of_a_gain_stands_under_the_noise(tmp_path: Path) -> None:
+    curve = [
+        {"k": 1, "n": 3, "presence": 0.6},
+        {"k": 3, "n": 3, "presence": 0.5, "kept": 0.8, "kept_ci": [0.6, 0.95]},
+    ]
+    run = _load(tmp_path, noise={"parametric": curve})
+    assert kept([run], ["own"]) == [["own", "parametric", "3", "0.800 (0.60–0.95)", "3"]]
+    page = make_report([tmp_path / "run"], tmp_path / "out").page.read_text()
+    assert "0.800 (0.60–0.95)" in page

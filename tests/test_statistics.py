@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prag.evaluate.statistics import SAMPLES, Contrast, Interval, holm, interval, paired
+from prag.evaluate.statistics import SAMPLES, Contrast, Interval, holm, interval, paired, share
 from prag.records import PragError
 
 pytestmark = pytest.mark.fast
@@ -213,3 +213,22 @@ def test_without_scipy_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(PragError, match=r"pip install 'prag\[eval\]'"):
         interval([0.0, 1.0], 0)
+
+
+def test_a_share_is_its_plain_bootstraps():
+    draw = np.random.default_rng(3)
+    floor, whole, part = (np.round(draw.random(60) * top) for top in (0.6, 1.3, 1.1))
+    got = share(part, whole, floor, seed=0)
+    assert got.mean == pytest.approx((part - floor).mean() / (whole - floor).mean())
+    ratios = []
+    for _ in range(4000):
+        n = draw.integers(0, 60, 60)
+        ratios.append((part - floor)[n].mean() / (whole - floor)[n].mean())
+    error = np.std(ratios)
+    assert abs(got.low - np.percentile(ratios, 2.5)) < 0.2 * error
+    assert abs(got.high - np.percentile(ratios, 97.5)) < 0.2 * error
+
+
+def test_where_no_gain_is_shown_there_is_no_share_of_it():
+    assert share([1.0] * 9, [0.0, 1.0] * 4 + [0.0], [1.0, 0.0] * 4 + [0.0], seed=0) is None
+    assert share([0.5] * 9, [1.0] * 9, [0.0] * 9, seed=0).mean == 0.5

@@ -90,6 +90,40 @@ def paired(a: Values, b: Values, seed: int) -> Contrast:
     return Contrast(mean.mean, mean.low, mean.high, p)
 
 
+def share(part: Values, whole: Values, floor: Values, seed: int) -> Interval | None:
+    """What `part` keeps of the gain of `whole` over `floor`, a ratio of mean differences.
+
+    The n-th values of all three are of the same question, and are drawn together.
+
+    Returns:
+        None where no gain is shown: where the interval of whole - floor is not above 0.
+
+    Raises:
+        PragError: values of unlike length, no values, a value that is not a finite number, or
+            scipy is not installed.
+    """
+    gain = paired(whole, floor, seed)
+    if gain.low <= 0:
+        return None
+    kept = paired(part, floor, seed)
+    try:
+        from scipy.stats import bootstrap
+    except ImportError as error:
+        raise PragError("intervals: needs scipy: pip install 'prag[eval]'") from error
+    low, high = bootstrap(
+        (_checked(part) - _checked(floor), _checked(whole) - _checked(floor)),
+        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
+        n_resamples=SAMPLES,
+        batch=max(1, _DRAWN_AT_ONCE // len(part)),
+        paired=True,
+        vectorized=True,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(kept.difference / gain.difference, float(low), float(high))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """The p values adjusted for their number (Holm 1979), in the order given.
 

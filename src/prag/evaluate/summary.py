@@ -10,7 +10,7 @@ from prag.evaluate.conditions import condition_named
 from prag.evaluate.measures import retrieval_measures
 from prag.evaluate.rows import Row
 from prag.evaluate.settings import DEPTHS
-from prag.evaluate.statistics import Interval, holm, interval, paired
+from prag.evaluate.statistics import Interval, holm, interval, paired, share
 
 MEASURES = ("em", "f1", "precision", "recall", "presence", "rouge_l")
 COSTS = (
@@ -162,9 +162,29 @@ def _noise(by_label: Mapping[str, Mapping[str, Row]], seed: int) -> dict[str, An
         condition = condition_named(label)
         good = [row for row in own.values() if row["error"] is None]
         if condition.control == "noise" and good:
+            method = label.partition("@")[0]
             entry = {"k": condition.k, **_some(good, seed), "errors": len(own) - len(good)}
-            curves[label.partition("@")[0]].append(entry)
+            alone, without = by_label.get(f"{method}@noise-1"), by_label.get("closed-book")
+            if alone and without and condition.k != 1:
+                entry |= _kept(own, alone, without, seed)
+            curves[method].append(entry)
     return {label: sorted(points, key=lambda p: p["k"]) for label, points in curves.items()}
+
+
+def _kept(
+    among: Mapping[str, Row], alone: Mapping[str, Row], without: Mapping[str, Row], seed: int
+) -> dict[str, Any]:
+    """The share of the gold passage's gain in presence that is kept among others."""
+    ids = [i for i in among if all(i in m and _ok(m[i]) for m in (among, alone, without))]
+    if not ids:
+        return {}
+    part, whole, floor = (
+        [rows[i]["measures"]["presence"] for i in ids] for rows in (among, alone, without)
+    )
+    kept = share(part, whole, floor, seed)
+    if kept is None:
+        return {}
+    return {"kept": round(kept.mean, 4), "kept_ci": _pair(kept.low, kept.high)}
 
 
 def _conflict(by_label: Mapping[str, Mapping[str, Row]], seed: int) -> dict[str, Any]:

@@ -61,11 +61,15 @@ class Contrast:
 
 @dataclass(frozen=True)
 class NoisePoint:
-    """A method that was given k passages, one of them gold."""
+    """A method that was given k passages, one of them gold.
+
+    `kept` is the share of its gain over closed-book with the gold passage alone that is left.
+    """
 
     k: int
     n: int
     measures: dict[str, Estimate]
+    kept: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,11 @@ def _run(folder: Path, data: Any, rows: list[dict[str, Any]], notes: list[str]) 
             )
             for name, t in _items(data, "types")
         ),
-        contrasts=tuple(_contrast(str(k), c, methods) for k, c in _items(data, "contrasts")),
+        contrasts=tuple(contrast_of(str(k), c, methods) for k, c in _items(data, "contrasts")),
         retrieval=_estimates(data.get("retrieval") or {}, _retrieval_names(data)),
         noise={
             str(label): tuple(
-                NoisePoint(int(p["k"]), int(p["n"]), _estimates(p, MEASURES))
+                NoisePoint(int(p["k"]), int(p["n"]), _estimates(p, MEASURES), _estimate(p, "kept"))
                 for p in sorted(points, key=lambda p: int(p["k"]))
             )
             for label, points in _items(data, "noise")
@@ -231,8 +235,11 @@ def _method(data: dict[str, Any]) -> MethodResult:
     )
 
 
-def _contrast(key: str, data: dict[str, Any], labels: Iterable[str]) -> Contrast:
-    """Labels hold hyphens themselves, so the key is cut where both halves are methods."""
+def contrast_of(key: str, data: dict[str, Any], labels: Iterable[str]) -> Contrast:
+    """A contrast of a summary, its key cut in two.
+
+    Labels hold hyphens themselves, so it is cut where both halves are methods.
+    """
     known = set(labels)
     cuts = [(key[:i], key[i + 1 :]) for i, letter in enumerate(key) if letter == "-"]
     first, second = next((c for c in cuts if c[0] in known and c[1] in known), (key, ""))

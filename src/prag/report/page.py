@@ -115,6 +115,7 @@ def _context(
             if len(run.types) > TYPES_IN_MAIN_TABLE
         ],
         "contrasts": tables.contrasts(runs, names),
+        "kept": tables.kept(runs, names),
         "retrieval": tables.retrieval(runs, names),
         "conflict": tables.conflict(runs, names),
         "forgetting": tables.forgetting(runs, names),

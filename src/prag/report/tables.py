@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prag.report.labels import contrast_name, grouped, ordered, origin_name
-from prag.report.load import MEASURES, Estimate, MethodResult, Run
+from prag.report.load import MEASURES, Contrast, Estimate, MethodResult, Run
+from prag.report.pooling import pooled
 
+POOLED = "All sets pooled"
 _EVEN = 1e-9  # means closer than this share the mark of the highest
 
 
@@ -184,24 +186,33 @@ def about(run: Run, name: str) -> dict[str, Any]:
 
 
 def contrasts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
-    """By run: name, difference in presence, its p and p after Holm, the others, questions."""
+    """By run: name, difference in presence, its p and p after Holm, the others, questions.
+
+    The last are those over all runs together, where they can be pooled.
+    """
+    made = [(name, run.contrasts) for run, name in zip(runs, names, strict=True)]
+    return [(name, [_line(c) for c in own]) for name, own in [*made, (POOLED, pooled(runs))] if own]
+
+
+def _line(c: Contrast) -> list[str]:
     return [
-        (
-            name,
-            [
-                [
-                    contrast_name(c),
-                    signed(c.difference.get("presence")),
-                    _p(c.p),
-                    _p(c.p_holm),
-                    *(signed(c.difference.get(measure)) for measure in ("em", "f1")),
-                    f"{c.n:,}",
-                ]
-                for c in run.contrasts
-            ],
-        )
+        contrast_name(c),
+        signed(c.difference.get("presence")),
+        _p(c.p),
+        _p(c.p_holm),
+        *(signed(c.difference.get(measure)) for measure in ("em", "f1")),
+        f"{c.n:,}",
+    ]
+
+
+def kept(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]:
+    """By run and method: the share of the gold passage's gain that is kept among k passages."""
+    return [
+        [name, label, f"{point.k}", both(point.kept), f"{point.n:,}"]
         for run, name in zip(runs, names, strict=True)
-        if run.contrasts
+        for label in ordered(run.noise)
+        for point in run.noise[label]
+        if point.kept is not None and point.k > 1
     ]
 
 
