@@ -145,6 +145,16 @@ def test_a_recipe_that_reads_everything_measures_nothing(base, monkeypatch):
     assert quiet_for(base, recipe_with()) is NOTHING
 
 
+def test_reading_the_packaged_texts_is_told(base):
+    told = []
+    recipe = recipe_with(quiet=1.0)
+    quiet_of(base, sites_of(base, recipe.train), recipe, lambda *said: told.append(said))
+    texts = sum(map(len, everyday_texts(base, recipe)))
+    assert {stage for stage, _, _ in told} == {"read"}
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+    assert told[-1] == ("read", texts, texts)
+
+
 def test_the_packaged_texts_count_in_the_fingerprint(monkeypatch):
     quiet, loud = recipe_with(quiet=30.0), recipe_with()
     before = quiet.fingerprint("self:x"), loud.fingerprint("self:x")

@@ -19,14 +19,19 @@ from rich.progress import (
 Tell = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, of how much.
 
-`encode` counts trained tokens, `check` adapters, `answer` rows of an evaluation, the other stages
-(`augment`, `index`) passages.
+`encode` counts trained tokens, `check` adapters, `answer` rows of an evaluation, `read` texts that
+the package brings along (`prag.quiet`), the other stages (`augment`, `index`) passages.
 """
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
 
 EVERY = 10.0
 """Seconds between two lines where the console is no terminal."""
 
-_UNITS = {"encode": "tokens", "check": "adapters", "answer": "rows"}
+_UNITS = {"encode": "tokens", "check": "adapters", "answer": "rows", "read": "texts"}
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from prag.everyday import everyday_pairs, everyday_prose
 from prag.lora import Site
 from prag.model import BaseModel
 from prag.prefixes import Prefix, attends_to_all, common, read
+from prag.progress import Tell, silent
 from prag.prompts import assistant_turn, chat_ids, style_named, text_ids, user_turn
 
 MOST = 0.5
@@ -68,7 +69,9 @@ NOTHING = Quiet({}, None)
 """Of recipes that are not quiet: A is what is learnt, and reads everything alike."""
 
 
-def quiet_of(base: BaseModel, sites: Sequence[Site], recipe: Recipe) -> Quiet:
+def quiet_of(
+    base: BaseModel, sites: Sequence[Site], recipe: Recipe, progress: Tell = silent
+) -> Quiet:
     """How adapters of this recipe on this base model read.
 
     In a very small model the beginning may be too long for its directions to be spared; then only
@@ -84,7 +87,15 @@ def quiet_of(base: BaseModel, sites: Sequence[Site], recipe: Recipe) -> Quiet:
     first = _inputs(base, sites, begins)  # [T, I] each
     source = _same_inputs(first)
     U = {name: _spared(first[name]) for name in dict.fromkeys(source.values())}  # [I, m] each
-    of_chats, of_prose = _moments(base, U, chats, len(begins)), _moments(base, U, prose, 0)
+    done = 0
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("read", done, len(chats) + len(prose))
+
+    of_chats = _moments(base, U, chats, len(begins), tell)
+    of_prose = _moments(base, U, prose, 0, tell)
     P = {
         name: _filter(U[name], of_chats[name] + of_prose[name], recipe.train.quiet).to(base.dtype)
         for name in U
@@ -153,12 +164,16 @@ def _filter(U: Tensor, C: Tensor, quiet: float) -> Tensor:
 def _inputs(base: BaseModel, sites: Sequence[Site], row: Sequence[int]) -> dict[str, Tensor]:
     """What each site is given [T, I] by one text."""
     found: dict[str, Tensor] = {}
-    _show(base, [site.name for site in sites], [row], 0, found.__setitem__)
+    _show(base, [site.name for site in sites], [row], 0, found.__setitem__, lambda _: None)
     return found
 
 
 def _moments(
-    base: BaseModel, U: Mapping[str, Tensor], rows: Sequence[Sequence[int]], skip: int
+    base: BaseModel,
+    U: Mapping[str, Tensor],
+    rows: Sequence[Sequence[int]],
+    skip: int,
+    tell: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Second moments [I, I], of trace 1, of what sites are given off the directions U [I, m].
 
@@ -171,7 +186,7 @@ def _moments(
         X = X.double() - (X.double() @ U[name]) @ U[name].T  # [T, I]
         C[name] += X.T @ X
 
-    _show(base, list(U), rows, skip, add)
+    _show(base, list(U), rows, skip, add, tell)
     return {name: c / c.trace() for name, c in C.items()}
 
 
@@ -181,8 +196,13 @@ def _show(
     rows: Sequence[Sequence[int]],
     skip: int,
     see: Callable[[str, Tensor], None],
+    tell: Callable[[int], None],
 ) -> None:
-    """Read texts, and show what the sites are given [T, I] at all tokens after the first `skip`."""
+    """Read texts, and show what the sites are given [T, I] at all tokens after the first `skip`.
+
+    Args:
+        tell: called after each batch with how many texts it had.
+    """
     ordered = sorted(rows, key=len)
     for at in range(0, len(ordered), ROWS):
         part = ordered[at : at + ROWS]
@@ -202,6 +222,7 @@ def _show(
         finally:
             for handle in handles:
                 handle.remove()
+        tell(len(part))
 
 
 def _seen(name: str, wanted: Tensor, see: Callable[[str, Tensor], None]) -> Any:

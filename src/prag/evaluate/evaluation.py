@@ -14,7 +14,7 @@ from prag.evaluate import choosing, prepare, summary
 from prag.evaluate.run import Run
 from prag.evaluate.settings import DEPTHS, EvalSettings
 from prag.knowledge_base import KnowledgeBase
-from prag.progress import Tell
+from prag.progress import Tell, silent
 from prag.records import PragError
 
 
@@ -48,7 +48,7 @@ def evaluate(
     with one_writer(out):
         run = Run(kb, data, settings, out)
         try:
-            run.go(tell or _silent)
+            run.go(tell or silent)
         except BaseException:
             # Whatever stops a run, what it has done can be looked at.
             if run.file.rows:
@@ -118,10 +118,6 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
             settings.seed,
         ),
     }
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 def origins(run: Run) -> dict[str, int]:

@@ -127,7 +127,7 @@ def encode_missing(
     first = first_layer(base, recipe.train.layers)
     check_replay(base, first)
     sites = sites_of(base, recipe.train)
-    quiet = quiet_of(base, sites, recipe)
+    quiet = quiet_of(base, sites, recipe, progress)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
     groups = group_lessons(missing, tokens_a_step)

@@ -28,7 +28,7 @@ from prag.knowledge_base.reading import Reader
 from prag.knowledge_base.settings import Built, Settings
 from prag.methods import answer_all, find, method_named
 from prag.model import BaseModel, load_model
-from prag.progress import Tell
+from prag.progress import Tell, silent
 from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
@@ -212,7 +212,7 @@ class KnowledgeBase(Reader):
             chosen = [p for p in catalogue.passages() if only is None or p.id in only]
             if augmenter is not None:
                 self._prefer(augmenter.origin)
-            return self._augment(chosen, progress or _silent, augmenter)
+            return self._augment(chosen, progress or silent, augmenter)
 
     def build(
         self,
@@ -231,7 +231,7 @@ class KnowledgeBase(Reader):
         Raises:
             PragError: the corpus is empty, another process is writing, the disk is full ...
         """
-        tell = progress or _silent
+        tell = progress or silent
         clock = build.Clock()
         if recipe is not None:
             self.use_recipe(recipe)
@@ -366,7 +366,7 @@ class KnowledgeBase(Reader):
         """Read everything and check it: passages, adapters, index. Writes nothing."""
         with self._catalogue(readonly=True) as catalogue:
             return inspect.verify(
-                self.folder, self.settings, catalogue, self._augmentations, progress or _silent
+                self.folder, self.settings, catalogue, self._augmentations, progress or silent
             )
 
     def export(self, to: str | Path, ids: Sequence[str] = ()) -> list[Path]:
@@ -403,7 +403,3 @@ class KnowledgeBase(Reader):
             return 0
         maker = augmenter or self_augmenter(self.base, self.settings.recipe.augment)
         return self._augmentations.make(maker, missing, tell)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress is shown."""
