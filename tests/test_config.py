@@ -170,7 +170,7 @@ def test_an_empty_file_is_the_paper_by_another_name(tmp_path):
         ("[train]\nalpha = '32'", r"alpha = '32' is not of kind float"),
         ("[train]\nalpha = true", r"alpha = True is not of kind float"),
         ("merge = 3", r"\[recipe\] merge = 3 is not of kind str"),
-        ("merge = 'mean'", r"merge is 'sum' or 'best'"),
+        ("merge = 'mean'", r"merge is 'sum', 'score' or 'best'"),
         ("base = 'big'", r"base = 'big': use one of paper, small"),
         ("base = ['paper']", r"base = \['paper'\]: use one of paper, small"),
         ("[train]\nrank = 0", r"train.rank is at least 1"),

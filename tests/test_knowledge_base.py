@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER
 from prag.knowledge_base import build, knowledge_base
-from prag.records import Document, Passage
+from prag.lora import merge
+from prag.methods.base import relative
+from prag.records import Document, Hit, Passage
 
 pytestmark = pytest.mark.fast
 
@@ -75,6 +79,36 @@ def test_a_recipe_can_route_to_the_best_passage_and_says_so(kb):
     answer = kb.ask("Who built Calver2?")
     assert [bool(s.adapter) for s in answer.sources] == [True, False, False]
     assert any("best passage's adapter alone" in note for note in answer.notes)
+
+
+def test_a_recipe_can_weigh_adapters_by_the_scores_of_their_passages(kb):
+    kb.build(recipe=replace(QUICK, merge="score"))
+    library, ids = kb.library(), [p.id for p in kb.passages()][:3]
+    hits = [Hit(i, score, n) for n, (i, score) in enumerate(zip(ids, (8.0, 2.0, 0.0), strict=True))]
+    there, without = library.adapters(hits)
+    assert [hit.passage_id for hit, _ in there] == ids[:2], "a score of 0 is not in the weights"
+    assert without == []
+    made = library.merged(there)
+    expected = merge([s.adapter for _, s in there], [1.0, 0.25])
+    for name, (A, B) in expected.factors.items():
+        assert torch.equal(made.factors[name][0], A)
+        assert torch.equal(made.factors[name][1], B)
+    alike, _ = library.adapters([Hit(i, 0.0, n) for n, i in enumerate(ids)])
+    assert len(alike) == 3, "where no score is above 0 all count alike"
+    assert library.merged([]) is None
+    answer = kb.ask("Who built Calver2?")
+    assert answer.sources[0].adapter
+
+
+@given(st.lists(st.floats(-5, 50, allow_nan=False), max_size=6))
+def test_weights_by_score_are_shares_of_the_best(scores):
+    weights = relative(scores)
+    assert len(weights) == len(scores)
+    assert all(0 <= w <= 1 for w in weights)
+    assert not scores or max(weights) == 1
+    if scores and max(scores) > 0:
+        shares = [w * max(scores) for w in weights]
+        assert shares == pytest.approx([max(s, 0.0) for s in scores])
 
 
 def test_a_question_without_hits_is_an_error_and_spares_the_others(kb):

@@ -111,6 +111,19 @@ def test_merging_is_the_sum_of_the_deltas(case):
             assert merged.factors[site.name][0].shape[0] == sum(a.rank for a in covering)
 
 
+@given(adapters(), st.data())
+def test_weights_are_those_of_the_deltas(case, data):
+    sites, made = case
+    weights = [data.draw(st.floats(0, 2)) for _ in made]
+    merged = merge(made, weights)
+    for site in sites:
+        expected = torch.zeros(site.outputs, site.inputs, dtype=torch.float64)
+        for adapter, weight in zip(made, weights, strict=True):
+            if site.name in adapter.factors:
+                expected += weight * delta(*adapter.factors[site.name], adapter.alpha)
+        torch.testing.assert_close(dense(merged, site), expected)
+
+
 def test_nothing_merged_is_nothing():
     assert merge([]).factors == {}
     assert merge([]).rank == 0

@@ -166,18 +166,19 @@ class GenerateConfig:
 class Recipe:
     """What to augment and how to train, and what to do with the adapters of k passages.
 
-    `merge` is `sum` (the adapters of all k passages, by concatenation) or `best` (only the
-    adapter of the best passage goes into the weights).
+    `merge` is `sum` (the adapters of all k passages, by concatenation), `score` (the same, each
+    weighed by its passage's retrieval score over that of the best) or `best` (only the adapter of
+    the best passage goes into the weights).
     """
 
     name: str
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     wording: Wording = field(default_factory=Wording)
-    merge: Literal["sum", "best"] = "sum"
+    merge: Literal["sum", "score", "best"] = "sum"
 
     def __post_init__(self) -> None:
-        _require(self.merge in ("sum", "best"), "merge is 'sum' or 'best'")
+        _require(self.merge in ("sum", "score", "best"), "merge is 'sum', 'score' or 'best'")
 
     def fingerprint(self, origin: str) -> str:
         """16 hex digits of all that decides an adapter, the augmentation's origin included.
@@ -223,6 +224,7 @@ SMALL = Recipe(
         epochs=6,
     ),
     wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
+    merge="score",
 )
 """For models under 1 B parameters: short closed-book sequences and a stronger training, of adapters
 that can be added up (docs/log.md says how it was chosen)."""

@@ -76,19 +76,23 @@ def initial_A(site: Site, rank: int, generator: torch.Generator, dtype: torch.dt
     return ((2.0 * draw - 1.0) * bound).to(dtype)
 
 
-def merge(adapters: Sequence[Adapter]) -> Merged:
+def merge(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -> Merged:
     """Concatenate adapters on the rank: the delta is the sum of their deltas, exactly.
 
     A is stacked [r1 + r2 + ..., I], the scaled B stand beside each other [O, r1 + r2 + ...]
     (Su et al. 2025, section 3.3: added up, not averaged). The adapters may differ in rank, in
     alpha, and in the sites they cover.
+
+    Args:
+        weights: what each delta counts times; 1 each if not given.
     """
+    weights = [1.0] * len(adapters) if weights is None else weights
     names = dict.fromkeys(name for adapter in adapters for name in adapter.factors)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name in names:
         parts = [
-            (*adapter.factors[name], scale(adapter.alpha, adapter.rank))
-            for adapter in adapters
+            (*adapter.factors[name], weight * scale(adapter.alpha, adapter.rank))
+            for adapter, weight in zip(adapters, weights, strict=True)
             if name in adapter.factors
         ]
         A = torch.cat([A for A, _, _ in parts], dim=0)  # [R, I]

@@ -25,7 +25,6 @@ from prag.evaluate.rows import Row, RowFile
 from prag.evaluate.settings import EvalSettings, examples_for, revision
 from prag.evaluate.texts import held_paragraphs
 from prag.knowledge_base import KnowledgeBase
-from prag.lora import merge
 from prag.methods import Ask, Library, answer_all, method_named
 from prag.metrics import presence
 from prag.progress import Tell
@@ -218,7 +217,7 @@ class Run:
         try:
             there, _ = library.adapters(assignment.given[question.id])
             base, texts = self.kb.base, held_paragraphs()
-            adapters = merge([shelved.adapter for _, shelved in there]) if there else None
+            adapters = library.merged(there)
             measures = {
                 "perplexity": perplexity(base, texts, adapters),
                 "base_perplexity": self._base_perplexity,

@@ -62,7 +62,10 @@ class Library:
         """The adapters that the recipe puts into the weights, and the hits found without one."""
         there: list[tuple[Hit, Shelved]] = []
         without: list[Hit] = []
-        for hit in hits:
+        weights = relative([hit.score for hit in hits])
+        for hit, weight in zip(hits, weights, strict=True):
+            if self.recipe.merge == "score" and weight == 0:
+                continue
             shelved = self.adapter(hit.passage_id)
             if shelved is None:
                 without.append(hit)
@@ -71,6 +74,20 @@ class Library:
             if self.recipe.merge == "best":
                 break
         return there, without
+
+    def merged(self, there: Sequence[tuple[Hit, Shelved]]) -> Merged | None:
+        """Those adapters as the recipe merges them; None for none."""
+        if not there:
+            return None
+        weights = relative([hit.score for hit, _ in there])
+        by_score = self.recipe.merge == "score"
+        return merge([s.adapter for _, s in there], weights if by_score else None)
+
+
+def relative(scores: Sequence[float]) -> list[float]:
+    """Each score over the highest, from 0 to 1; 1 each where none is above 0."""
+    highest = max(scores, default=0.0)
+    return [max(0.0, s / highest) if highest > 0 else 1.0 for s in scores]
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,7 @@ class Desk:
             source = self.sources[hit.passage_id]
             self.sources[hit.passage_id] = replace(source, adapter=shelved.key)
         self.adapter_bytes = sum(shelved.bytes for _, shelved in there)
-        merged = merge([shelved.adapter for _, shelved in there]) if there else None
+        merged = self.library.merged(there)
         self._took("load", began)
         return merged
 
