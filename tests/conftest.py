@@ -96,6 +96,13 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_cache(request, monkeypatch, tmp_path_factory):
+    """Tests leave the user's cache alone; those with a real model find it there."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setenv("PRAG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def few_everyday(monkeypatch):
     """A few of the packaged texts: with one token a byte all of them take seconds."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from prag import everyday
+from prag import everyday, quiet
 from prag.config import SMALL, TrainConfig, Wording
 from prag.encode import encode_group
 from prag.inject import injected
@@ -19,6 +19,13 @@ from prag.records import Augmentation, Passage, PragError, QAPair
 from prag.replay import sites_of
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("few_everyday")]
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
 
 WORDING = Wording(instruction="Q.", passage="{title}: {text}")
 
@@ -54,16 +61,16 @@ def trained(base, recipe, quiet):
 
 def test_an_adapter_adds_nothing_to_the_beginning_of_any_prompt(base):
     recipe = recipe_with(quiet=30.0)
-    quiet = quiet_for(base, recipe)
-    merged = merge([trained(base, recipe, quiet)])
+    kept = quiet_for(base, recipe)
+    merged = merge([trained(base, recipe, kept)])
     style = style_named("direct", WORDING)
     ids = torch.tensor([question_ids(base.tokenizer, "Who built it?", [], WORDING, style)])
-    decoder, P = base.model.get_decoder(), len(quiet.beginning.ids)
+    decoder, P = base.model.get_decoder(), len(kept.beginning.ids)
     with torch.no_grad():
         without = decoder(ids).last_hidden_state
         with injected(base, [merged]):
             there = decoder(ids).last_hidden_state
-    assert tuple(ids[0, :P].tolist()) == quiet.beginning.ids
+    assert tuple(ids[0, :P].tolist()) == kept.beginning.ids
     # The norms of this model compute in float32, whose last bit may turn.
     assert (there - without)[0, :P].abs().max() < 1e-7
     assert (there - without)[0, P:].abs().min() > 1e-6
@@ -83,12 +90,12 @@ def test_without_the_filter_the_beginning_would_change(base):
 @pytest.mark.parametrize("strength", [0.3, 30.0, 3000.0])
 def test_what_everyday_texts_hold_much_of_is_read_weakly(base, strength):
     recipe = recipe_with(quiet=strength)
-    quiet = quiet_for(base, recipe)
+    kept = quiet_for(base, recipe)
     chats, prose = everyday_texts(base, recipe)
-    skip = len(quiet.beginning.ids)
-    for name, P in list(quiet.filters.items())[:3]:
+    skip = len(kept.beginning.ids)
+    for name, P in list(kept.filters.items())[:3]:
         inputs = len(P)
-        U = torch.linalg.qr(given(base, name, quiet.beginning.ids).T).Q  # [I, m]
+        U = torch.linalg.qr(given(base, name, kept.beginning.ids).T).Q  # [I, m]
         off = torch.eye(inputs, dtype=P.dtype) - U @ U.T
         C = torch.zeros_like(P)
         for rows, after in ((chats, skip), (prose, 0)):
@@ -114,10 +121,10 @@ def given(base, name, row):
 
 
 def test_gate_and_up_of_a_layer_share_one_filter(base):
-    quiet = quiet_for(base, recipe_with(quiet=1.0, sites="all"))
+    kept = quiet_for(base, recipe_with(quiet=1.0, sites="all"))
     for layer in range(3):
         names = [f"model.layers.{layer}.mlp.{part}_proj" for part in ("gate", "up", "down")]
-        gate, up, down = (quiet.filters[name] for name in names)
+        gate, up, down = (kept.filters[name] for name in names)
         assert gate is up
         assert gate.shape != down.shape or not torch.equal(gate, down)
 
@@ -125,11 +132,11 @@ def test_gate_and_up_of_a_layer_share_one_filter(base):
 def test_a_beginning_too_long_for_a_small_model_is_not_shared():
     base = tiny_model("llama")  # hidden 32; the usual instruction has more than 16 bytes
     recipe = replace(SMALL, train=replace(TRAIN, quiet=30.0))
-    quiet = quiet_for(base, recipe)
+    kept = quiet_for(base, recipe)
     assert len(beginning(base, recipe)) > 16
-    assert quiet.beginning is None
-    assert all(torch.linalg.matrix_rank(P) >= len(P) // 2 for P in quiet.filters.values())
-    trained(base, recipe, quiet)  # whole sequences: it goes on all the same
+    assert kept.beginning is None
+    assert all(torch.linalg.matrix_rank(P) >= len(P) // 2 for P in kept.filters.values())
+    trained(base, recipe, kept)  # whole sequences: it goes on all the same
 
 
 def test_the_beginning_is_that_of_all_training_sequences(base):
@@ -155,11 +162,44 @@ def test_reading_the_packaged_texts_is_told(base):
     assert told[-1] == ("read", texts, texts)
 
 
+def test_filters_are_measured_once(base, fresh_cache, monkeypatch):
+    recipe = recipe_with(quiet=1.0)
+    made = quiet_for(base, recipe)
+    measure = quiet._moments
+    monkeypatch.setattr(quiet, "_moments", lambda *_: pytest.fail("measured again"))
+    again = quiet_for(base, recipe)
+    assert again.filters.keys() == made.filters.keys()
+    assert all(torch.equal(again.filters[n], P) for n, P in made.filters.items())
+    assert again.beginning.ids == made.beginning.ids
+    monkeypatch.setattr(quiet, "_moments", measure)
+    for other in (recipe_with(quiet=2.0), recipe_with(quiet=1.0, sites="in")):
+        quiet_for(base, other)
+    assert len(list(fresh_cache.iterdir())) == 3, "another filter, or of other sites, is another"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-50], lambda b: b[:200] + bytes(len(b) - 200)])
+def test_a_damaged_file_of_filters_is_made_again(base, fresh_cache, damage):
+    recipe = recipe_with(quiet=1.0)
+    made = quiet_for(base, recipe)
+    (file,) = fresh_cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    again = quiet_for(base, recipe)
+    assert all(torch.equal(again.filters[n], P) for n, P in made.filters.items())
+    assert file.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(base, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PRAG_CACHE", str(tmp_path / "file"))
+    assert quiet_for(base, recipe_with(quiet=1.0)).filters
+
+
 def test_the_packaged_texts_count_in_the_fingerprint(monkeypatch):
-    quiet, loud = recipe_with(quiet=30.0), recipe_with()
-    before = quiet.fingerprint("self:x"), loud.fingerprint("self:x")
+    calm, loud = recipe_with(quiet=30.0), recipe_with()
+    before = calm.fingerprint("self:x"), loud.fingerprint("self:x")
     monkeypatch.setattr("prag.config.everyday_digest", lambda: "another")
-    assert quiet.fingerprint("self:x") != before[0]
+    assert calm.fingerprint("self:x") != before[0]
     assert loud.fingerprint("self:x") == before[1]
 
 

@@ -39,6 +39,7 @@ from prag.model import BaseModel
 from prag.prefixes import Prefix, attends_to_all, common, read
 from prag.progress import Tell, silent
 from prag.prompts import assistant_turn, chat_ids, style_named, text_ids, user_turn
+from prag.quiet_cache import kept_filters
 
 MOST = 0.5
 """The share of a site's inputs that the beginning may take: an adapter must read something."""
@@ -94,12 +95,24 @@ def quiet_of(
         done += rows
         progress("read", done, len(chats) + len(prose))
 
-    of_chats = _moments(base, U, chats, len(begins), tell)
-    of_prose = _moments(base, U, prose, 0, tell)
-    P = {
-        name: _filter(U[name], of_chats[name] + of_prose[name], recipe.train.quiet).to(base.dtype)
-        for name in U
+    def measured() -> dict[str, Tensor]:
+        of_chats = _moments(base, U, chats, len(begins), tell)
+        of_prose = _moments(base, U, prose, 0, tell)
+        return {
+            name: _filter(U[name], of_chats[name] + of_prose[name], recipe.train.quiet).to(
+                base.dtype
+            )
+            for name in U
+        }
+
+    made_from = {
+        "base": base.fingerprint,
+        "dtype": str(base.dtype),
+        "sites": list(U),
+        "quiet": recipe.train.quiet,
+        "texts": [begins, chats, prose],
     }
+    P = {name: p.to(base.device) for name, p in kept_filters(made_from, measured).items()}
     whole = all(len(begins) <= MOST * site.inputs for site in sites)
     shared = read(base, begins) if whole and attends_to_all(base) else None
     return Quiet({site.name: P[source[site.name]] for site in sites}, shared)
