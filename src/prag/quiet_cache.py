@@ -1,4 +1,4 @@
-"""Filters that were measured are kept in the user's cache: to measure them takes half a minute.
+"""Filters that were measured are kept in the user's cache: to measure them takes up to a minute.
 
 What is kept can be deleted at any time. It depends on the base model, the recipe and the packaged
 texts, never on a corpus.

@@ -79,11 +79,7 @@ def paired(a: Values, b: Values, seed: int) -> Contrast:
         PragError: a and b of unlike length, no values, a value that is not a finite number, or
             scipy is not installed.
     """
-    if len(a) != len(b):
-        raise PragError(
-            f"a paired contrast of {len(a)} and {len(b)} values: give both for the same questions"
-        )
-    mean, resampled = _interval(_checked(a) - _checked(b), seed)
+    mean, resampled = _interval(_differences(a, b), seed)
     d = np.round(resampled, _DIGITS)
     fewer = min(np.count_nonzero(d <= 0), np.count_nonzero(d >= 0))
     p = 1.0 if len(a) == 1 else min(1.0, 2 * (int(fewer) + 1) / (SAMPLES + 1))
@@ -102,26 +98,23 @@ def share(part: Values, whole: Values, floor: Values, seed: int) -> Interval | N
         PragError: values of unlike length, no values, a value that is not a finite number, or
             scipy is not installed.
     """
-    gain = paired(whole, floor, seed)
-    if gain.low <= 0:
+    kept, gain = _differences(part, floor), _differences(whole, floor)
+    if _interval(gain, seed)[0].low <= 0:
         return None
-    kept = paired(part, floor, seed)
-    try:
-        from scipy.stats import bootstrap
-    except ImportError as error:
-        raise PragError("intervals: needs scipy: pip install 'prag[eval]'") from error
+    from scipy.stats import bootstrap
+
     low, high = bootstrap(
-        (_checked(part) - _checked(floor), _checked(whole) - _checked(floor)),
+        (kept, gain),
         lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
         n_resamples=SAMPLES,
-        batch=max(1, _DRAWN_AT_ONCE // len(part)),
+        batch=max(1, _DRAWN_AT_ONCE // len(gain)),
         paired=True,
         vectorized=True,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(kept.difference / gain.difference, float(low), float(high))
+    return Interval(float(kept.mean() / gain.mean()), float(low), float(high))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -142,6 +135,14 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def _differences(a: Values, b: Values) -> NDArray[np.float64]:
+    if len(a) != len(b):
+        raise PragError(
+            f"a paired contrast of {len(a)} and {len(b)} values: give both for the same questions"
+        )
+    return _checked(a) - _checked(b)
 
 
 def _checked(values: Values) -> NDArray[np.float64]:
