@@ -18,6 +18,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from conftest import tiny_model
 from prag.augment import (
     AugmentationFile,
+    Cloze,
     Endpoint,
     SelfJson,
     SelfSpans,
@@ -28,6 +29,7 @@ from prag.augment import (
 )
 from prag.augment.asking import augment_by_asking, pairs_schema
 from prag.augment.checks import keep_new, parse_pairs, ungrounded
+from prag.augment.cloze import cloze_question
 from prag.augment.files import from_json, to_json
 from prag.augment.spans import answer_spans
 from prag.augment.taught import definition
@@ -827,3 +829,96 @@ def test_the_worked_examples_are_read_once(short):
     once = len(calls)
     assert augmenter.augment(LIBRARY) == first
     assert len(calls) == 2 * once - 1
+
+
+# --- by rule ---
+
+RULE = AugmentConfig(style="cloze", rewrites=0, pairs=5)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "wanted"),
+    [
+        (
+            "Ada Fowl",
+            "Ada Mary Fowl (24 January 1894 – 17 May 1973) was an Australian politician. "
+            "She was born in Merryland to bricklayer Thomas Fowl. Her party won 14 seats.",
+            {
+                ("Ada Mary Fowl was what?", "Australian politician"),
+                ("When was Ada Fowl born?", "24 January 1894"),
+                ("When did Ada Fowl die?", "17 May 1973"),
+                ("Ada Fowl was born in what place?", "Merryland"),
+                ("Ada Fowl's party won how many seats?", "14 seats"),
+            },
+        ),
+        (
+            "Salt War",
+            "The Salt War (1 May 1901 – 3 June 1907) was a conflict. It ended in Oslo.",
+            {
+                ("Salt War, from what date?", "1 May 1901"),
+                ("Salt War, until what date?", "3 June 1907"),
+                ("Salt War ended in what place?", "Oslo"),
+            },
+        ),
+        (
+            "Clay (band)",
+            'Clay released "Night Ferry" in 1998. In 2004 they moved to Accra. '
+            "(They split in 2009.)",
+            {
+                ("Clay released what title in 1998?", "Night Ferry"),
+                ("Clay split in what year?", "2009"),
+                ('Clay released "Night Ferry" in what year?', "1998"),
+                ("Clay: In 2004 they moved to whom or what?", "Accra"),
+                ("Clay: In what year they moved to Accra?", "2004"),
+            },
+        ),
+        (
+            "Krog Light",
+            "Anna Krog built it in 1887.",
+            {
+                ("Krog Light: who or what built it in 1887?", "Anna Krog"),
+                ("Anna Krog built it in what year?", "1887"),
+            },
+        ),
+        (
+            "",
+            "Order the pump (made by Nordpump in Oslo) within 12 days.",
+            {
+                ("Order the pump, made by Nordpump in what place?", "Oslo"),
+                ("Order the pump within how many days?", "12 days"),
+            },
+        ),
+    ],
+)
+def test_a_sentence_up_to_its_answer_is_the_question(title, text, wanted):
+    passage = Passage(title, text)
+    (made,) = Cloze(tiny_model("llama"), replace(RULE, pairs=9)).augment([passage])
+    assert wanted <= {(p.question, p.answer) for p in made.pairs}
+
+
+@given(PASSAGES)
+def test_a_question_by_rule_asks_once_and_keeps_to_its_passage(passage):
+    for span in answer_spans(passage, 8):
+        question = cloze_question(span, passage)
+        assert question == cloze_question(span, passage)
+        assert question.endswith("?")
+        assert "\n" not in question
+        assert question[:1] == question[:1].upper()
+
+
+def test_pairs_by_rule_are_grounded_and_rejects_have_reasons():
+    base = tiny_model("llama")
+    augmenter = self_augmenter(base, RULE)
+    assert isinstance(augmenter, Cloze)
+    made = augmenter.augment(LIBRARY)
+    assert made == [augmenter.augment([p])[0] for p in LIBRARY]
+    for passage, one in zip(LIBRARY, made, strict=True):
+        assert (one.passage_id, one.rewrites) == (passage.id, ())
+        assert one.origin == f"self:{base.fingerprint}"
+        assert len(one.pairs) <= RULE.pairs
+        assert all(ungrounded(p, passage) is None for p in one.pairs)
+        assert all(r.reason for r in one.rejects)
+    assert made[2].rejects == (Reject("", "no span of the passage can be an answer"),)
+    twice = Passage("Ox", "Ox (born 1 May 1901) is a poet (born 3 June 1907). He is in Oslo.")
+    (one,) = augmenter.augment([twice])
+    assert Reject("When was Ox born? -> 3 June 1907", "question asked before") in one.rejects

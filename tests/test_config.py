@@ -179,7 +179,7 @@ def test_an_empty_file_is_the_paper_by_another_name(tmp_path):
         ("[train]\nloss = 'some'", r"train.loss is 'all' or 'answer'"),
         ("[augment]\npairs = 0", r"augment.pairs is at least 1"),
         ("[augment]\ntop_k = -1", r"augment.top_k is at least 0"),
-        ("[augment]\nstyle = 'free'", r"augment.style is 'json' or 'spans'"),
+        ("[augment]\nstyle = 'free'", r"augment.style is 'json', 'spans' or 'cloze'"),
         ("[wording]\npassage = '{titel}'", r"may hold \{title\} and \{text\} only"),
         ("[wording]\npassage = '{text.x}'", r"may hold \{title\} and \{text\} only"),
         ("[wording]\npassage = '{text'", r"may hold \{title\} and \{text\} only"),

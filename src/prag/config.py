@@ -55,12 +55,13 @@ class Wording:
 class AugmentConfig:
     """What to make of a passage before it is encoded.
 
-    `style` is how a model is asked for pairs: `json` (one JSON list, by constrained decoding,
-    as the paper asks) or `spans` (for weak models: spans of the passage are taken as answers,
-    the model writes a question for each after worked examples).
+    `style` is how pairs are made: `json` (a model is asked for one JSON list, by constrained
+    decoding, as the paper asks), or, for weak models, spans of the passage are taken as answers,
+    and a question for each is written by the model after worked examples (`spans`) or made by
+    rule of the span's sentence (`cloze`).
     """
 
-    style: Literal["json", "spans"] = "json"
+    style: Literal["json", "spans", "cloze"] = "json"
     rewrites: int = 1  # rewrites a passage
     pairs: int = 3  # question-answer pairs a passage
     temperature: float = 0.7  # of sampling; 0 is greedy
@@ -71,7 +72,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _floats(self)
-        _require(self.style in ("json", "spans"), "augment.style is 'json' or 'spans'")
+        _require(
+            self.style in ("json", "spans", "cloze"), "augment.style is 'json', 'spans' or 'cloze'"
+        )
         _require(self.rewrites >= 0, "augment.rewrites is at least 0")
         _require(self.pairs >= 1, "augment.pairs is at least 1")
         _require(self.temperature >= 0, "augment.temperature is at least 0")

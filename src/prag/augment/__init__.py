@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from prag.augment.asking import Endpoint, SelfJson
+from prag.augment.cloze import Cloze
 from prag.augment.files import AugmentationFile, read_foreign
 from prag.augment.self_spans import SelfSpans
 from prag.augment.taught import taught
@@ -24,13 +25,19 @@ class Augmenter(Protocol):
 
 
 def self_augmenter(base: BaseModel, config: AugmentConfig) -> Augmenter:
-    """The base model as its own augmenter, in the style that the config asks for."""
-    return SelfJson(base, config) if config.style == "json" else SelfSpans(base, config)
+    """What augments without help from outside, in the style that the config asks for."""
+    makers: dict[str, Callable[[BaseModel, AugmentConfig], Augmenter]] = {
+        "json": SelfJson,
+        "spans": SelfSpans,
+        "cloze": Cloze,
+    }
+    return makers[config.style](base, config)
 
 
 __all__ = [
     "AugmentationFile",
     "Augmenter",
+    "Cloze",
     "Endpoint",
     "SelfJson",
     "SelfSpans",
