@@ -37,6 +37,7 @@ OTHER = {
     "sites": "in",
     "quiet": 30.0,
     "define": True,
+    "end": True,
 }
 FIELDS = [
     (section, f.name) for section in ("augment", "train", "wording")

@@ -85,7 +85,8 @@ def test_two_rewrites_are_both_shown():
 
 def test_closed_book_shows_no_passage():
     one = lesson(TOKENIZER, PASSAGE, augmentation(3), SMALL.train, WORDING)
-    assert texts(one) == [sequence(f"q{i}", f"answer {i}") for i in range(3)]
+    end = TOKENIZER.eos_token
+    assert texts(one) == [sequence(f"q{i}", f"answer {i}") + end for i in range(3)]
 
 
 @pytest.mark.parametrize("sequences", ["paper", "closed-book"])
@@ -97,6 +98,24 @@ def test_answer_loss_learns_the_assistants_turn(sequences):
     ):
         assert TOKENIZER.decode(e.ids[e.learn_from :]) == f"The answer is answer {i}."
         assert TOKENIZER.decode(e.ids[: e.learn_from]).endswith("<s>assistant\n")
+
+
+@pytest.mark.parametrize("sequences", ["paper", "closed-book"])
+@pytest.mark.parametrize("loss", ["all", "answer"])
+def test_the_end_of_the_turn_is_learnt_where_a_recipe_says_so(sequences, loss):
+    train = TrainConfig(sequences=sequences, loss=loss)
+    plain = lesson(TOKENIZER, PASSAGE, augmentation(3), train, WORDING)
+    ended = lesson(TOKENIZER, PASSAGE, augmentation(3), replace(train, end=True), WORDING)
+    assert ended.examples == tuple(
+        Example((*e.ids, TOKENIZER.eos_token_id), e.learn_from) for e in plain.examples
+    )
+
+
+def test_a_tokenizer_without_an_end_token_cannot_teach_it():
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(PragError, match=r"train\.end = false"):
+        lesson(tokenizer, PASSAGE, augmentation(1), TrainConfig(end=True), WORDING)
 
 
 def test_no_system_turn_and_no_end_token():
@@ -123,7 +142,8 @@ def test_a_question_is_asked_where_training_has_its_answer(recipe, question):
     prompt = question_ids(TOKENIZER, question, shown, recipe.wording, style)
     trained = list(one.examples[0].ids)
     assert trained[: len(prompt)] == prompt
-    assert TOKENIZER.decode(trained[len(prompt) :]) == " answer 0."
+    end = TOKENIZER.eos_token if recipe.train.end else ""
+    assert TOKENIZER.decode(trained[len(prompt) :]) == f" answer 0.{end}"
     assert TOKENIZER.decode(prompt).endswith(recipe.wording.answer_lead)
 
 

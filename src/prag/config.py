@@ -100,6 +100,7 @@ class TrainConfig:
     sequences: Literal["paper", "closed-book"] = "paper"
     style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
     define: bool = False  # before the pairs, what the passage says its title is
+    end: bool = False  # the token that ends a turn is learnt after the answer
     loss: Literal["all", "answer"] = "all"
     layers: float = 1.0  # share of the layers that get an adapter, counted from the last
     sites: Literal["all", "in"] = "all"
@@ -136,6 +137,7 @@ class TrainConfig:
 
 LATER: dict[str, Any] = {
     "define": False,
+    "end": False,
     "layers": 1.0,
     "sites": "all",
     "quiet": 0.0,
@@ -218,6 +220,7 @@ SMALL = Recipe(
     train=TrainConfig(
         sequences="closed-book",
         define=True,
+        end=True,
         loss="answer",
         layers=0.5,
         sites="in",

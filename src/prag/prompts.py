@@ -152,6 +152,9 @@ def lesson(
     `paper`: with n pairs, the first (n + 1) // 2 give one sequence with the passage in the
     prompt and one for each rewrite, the others one sequence with no passage (METHOD, 2).
     `closed-book`: one sequence a pair, with no passage.
+
+    Raises:
+        PragError: the end of a turn is to be learnt, and the tokenizer has no token for it.
     """
     text = passage_text(passage, wording)
     style = style_named(train.style, wording)
@@ -164,13 +167,24 @@ def lesson(
         else:
             contexts.append((pair, []))
     examples = []
+    end = [_end_of_turn(tokenizer)] if train.end else []
     for pair, passages in contexts:
         turn = user_turn(pair.question, passages, wording, style.examples)
         prompt = chat_ids(tokenizer, turn)
-        said = text_ids(tokenizer, assistant_turn(pair, style))
+        said = text_ids(tokenizer, assistant_turn(pair, style)) + end
         learn_from = 1 if train.loss == "all" else len(prompt)
         examples.append(Example(tuple(prompt + said), learn_from))
     return Lesson(passage.id, tuple(examples))
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        raise PragError(
+            "the model's tokenizer has no end token: set tokenizer.eos_token in the model's "
+            "folder, or train.end = false in the recipe"
+        )
+    return end
 
 
 def chat_ids(tokenizer: Any, user: str) -> list[int]:
