@@ -922,3 +922,16 @@ def test_pairs_by_rule_are_grounded_and_rejects_have_reasons():
     twice = Passage("Ox", "Ox (born 1 May 1901) is a poet (born 3 June 1907). He is in Oslo.")
     (one,) = augmenter.augment([twice])
     assert Reject("When was Ox born? -> 3 June 1907", "question asked before") in one.rejects
+
+
+def test_a_year_in_brackets_elsewhere_is_no_birth():
+    film = Passage("Ox", "Ox was in Clay (1973). He was also in Hay (1979 – 1981).")
+    (one,) = Cloze(tiny_model("llama"), RULE).augment([film])
+    assert {p.answer for p in one.pairs} >= {"1973", "1979", "1981"}
+    assert not any("born" in p.question or "die" in p.question for p in one.pairs)
+
+
+def test_the_span_is_the_whole_word():
+    arthur = Passage("Ox", "Arthurs met Art at noon in 1973.")
+    span = next(s for s in answer_spans(arthur, 9) if s.text == "Art")
+    assert cloze_question(span, arthur) == "Ox: Arthurs met whom or what at noon in 1973?"

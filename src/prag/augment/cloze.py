@@ -1,7 +1,7 @@
 """A question for a span by rule: its sentence up to there, and what is asked in its place.
 
-    Howard Fowles was born in Merrylands to Thomas Fowles.
-    Howard Fowles was born in what place?                      Merrylands
+    Ada Fowl was born in Merryland to a bricklayer.
+    Ada Fowl was born in what place?                    Merryland
 
 No model has a part in it, so it costs nothing, and a question always asks for its answer. A model
 of 135 M parameters that is shown sentence and span asks for something else as often as not
@@ -38,7 +38,9 @@ _ASKED = {
 }
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
 _OPEN_BRACKET = re.compile(r"\s*\((?=[^()]*\Z)")
-_FIRST_DATE = re.compile(r"\((?:[^()]*[;,] )?(?:born |b\. )?(?:on |in )?\Z")
+_BORN = re.compile(r"\((?:[^()]*[;,] )?(?:born |b\. )(?:on |in )?\Z")
+_FIRST_DATE = re.compile(r"\((?:[^()]*[;,] )?\Z")
+_TO = re.compile(r"\A\s*[–—-]")
 _LAST_DATE = re.compile(r"\([^()]*\d{3,4}\s*[–—-]\s*\Z")
 _ARTICLE = re.compile(r"\b(?:an?|the|one of the) \Z")
 _OF_A_PERSON = re.compile(r"\b(?:he|she|his|her|him)\b", re.IGNORECASE)
@@ -80,17 +82,15 @@ def cloze_question(span: Span, passage: Passage) -> str:
     """The question whose answer is the span.
 
     What stands in brackets before it is left out, and a pronoun that begins the sentence gives way
-    to the title. Two dates in brackets are, where the passage calls somebody he or she, those of
-    a birth and a death.
+    to the title. The two dates in brackets that a passage begins with are, where it calls somebody
+    he or she, those of a birth and a death.
     """
     title = _TOLD_APART.sub("", " ".join(passage.title.split()))
-    before, _, after = span.sentence.partition(span.text)
+    before, after = _around(span)
     if span.kind in ("date", "year") and title:
-        person = _OF_A_PERSON.search(passage.text) is not None
-        if _FIRST_DATE.search(before):
-            return f"When was {title} born?" if person else f"{title}, from what date?"
-        if _LAST_DATE.search(before):
-            return f"When did {title} die?" if person else f"{title}, until what date?"
+        told = _life_date(before, after, passage, span.sentence)
+        if told is not None:
+            return told.replace("{title}", title)
     before = _OPEN_BRACKET.sub(", ", _BRACKETS.sub("", before)).lstrip(" ,").rstrip(' "“') + " "
     if span.kind == "what":
         before = _ARTICLE.sub("", before)
@@ -105,6 +105,27 @@ def cloze_question(span: Span, passage: Passage) -> str:
             question = f"{title}: {question}"
     question = " ".join(question.split()).rstrip(" .,;:")
     return f"{question[:1].upper()}{question[1:]}?"
+
+
+def _around(span: Span) -> tuple[str, str]:
+    """What stands before and after the span in its sentence."""
+    whole = re.search(rf"(?<!\w){re.escape(span.text)}(?!\w)", span.sentence)
+    at = whole.start() if whole else span.sentence.index(span.text)
+    return span.sentence[:at], span.sentence[at + len(span.text) :]
+
+
+def _life_date(before: str, after: str, passage: Passage, sentence: str) -> str | None:
+    """The question for a date in the brackets that follow the subject of the passage."""
+    if not " ".join(passage.text.split()).startswith(sentence):
+        return None
+    person = _OF_A_PERSON.search(passage.text) is not None
+    if _BORN.search(before):
+        return "When was {title} born?"
+    if _FIRST_DATE.search(before) and _TO.search(after):
+        return "When was {title} born?" if person else "{title}, from what date?"
+    if _LAST_DATE.search(before):
+        return "When did {title} die?" if person else "{title}, until what date?"
+    return None
 
 
 def _asked(span: Span, before: str) -> str:
