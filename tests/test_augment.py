@@ -774,6 +774,16 @@ def shown_by(one):
     }
 
 
+def assert_sound(made, base, config):
+    """Each of LIBRARY has grounded pairs at most as many as wanted, and reasons for the rest."""
+    for passage, one in zip(LIBRARY, made, strict=True):
+        assert (one.passage_id, one.rewrites) == (passage.id, ())
+        assert one.origin == f"self:{base.fingerprint}"
+        assert len(one.pairs) <= config.pairs
+        assert all(ungrounded(p, passage) is None for p in one.pairs)
+        assert all(r.reason for r in one.rejects)
+
+
 @pytest.mark.parametrize(("family", "rows"), [("llama", 3), ("qwen2", 48), ("gemma", 4)])
 def test_passages_together_give_what_each_gives_alone(short, monkeypatch, family, rows):
     monkeypatch.setattr(self_spans, "ROWS", rows)
@@ -794,12 +804,8 @@ def test_kept_pairs_are_grounded_and_rejects_have_reasons(short):
     augmenter = self_augmenter(base, SPANS)
     assert isinstance(augmenter, SelfSpans)
     made = augmenter.augment(LIBRARY)
+    assert_sound(made, base, SPANS)
     for passage, one in zip(LIBRARY, made, strict=True):
-        assert (one.passage_id, one.rewrites) == (passage.id, ())
-        assert one.origin == f"self:{base.fingerprint}"
-        assert len(one.pairs) <= SPANS.pairs
-        assert all(ungrounded(p, passage) is None for p in one.pairs)
-        assert all(r.reason for r in one.rejects)
         spans = [s.text for s in answer_spans(passage, SPANS.pairs + self_spans.SPARE)]
         order = [spans.index(p.answer) for p in one.pairs]
         assert order == sorted(order)
@@ -912,12 +918,7 @@ def test_pairs_by_rule_are_grounded_and_rejects_have_reasons():
     assert isinstance(augmenter, Cloze)
     made = augmenter.augment(LIBRARY)
     assert made == [augmenter.augment([p])[0] for p in LIBRARY]
-    for passage, one in zip(LIBRARY, made, strict=True):
-        assert (one.passage_id, one.rewrites) == (passage.id, ())
-        assert one.origin == f"self:{base.fingerprint}"
-        assert len(one.pairs) <= RULE.pairs
-        assert all(ungrounded(p, passage) is None for p in one.pairs)
-        assert all(r.reason for r in one.rejects)
+    assert_sound(made, base, RULE)
     assert made[2].rejects == (Reject("", "no span of the passage can be an answer"),)
     twice = Passage("Ox", "Ox (born 1 May 1901) is a poet (born 3 June 1907). He is in Oslo.")
     (one,) = augmenter.augment([twice])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prag.augment.checks import keep_new, parse_pairs
+from prag.augment.checks import parse_pairs, take
 from prag.config import AugmentConfig, GenerateConfig
 from prag.generate import end_ids, generation_config, left_padded, seeded
 from prag.model import BaseModel
@@ -105,14 +105,7 @@ def _take(
     except ValueError as error:
         rejects.append(Reject(text, str(error)))
         return
-    for pair in found:
-        if len(kept) == most:
-            return
-        reject = keep_new(pair, passage, kept, grounded=False)
-        if reject is None:
-            kept.append(pair)
-        else:
-            rejects.append(reject)
+    take(found, passage, most, kept, rejects, grounded=False)
 
 
 class SelfJson:

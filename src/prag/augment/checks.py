@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prag.metrics import normalise
@@ -57,6 +57,31 @@ def keep_new(
     if any(normalise(pair.question) == normalise(k.question) for k in kept):
         return Reject(shown, "question asked before")
     return None
+
+
+def take(
+    pairs: Iterable[QAPair],
+    passage: Passage,
+    most: int,
+    kept: list[QAPair],
+    rejects: list[Reject],
+    *,
+    grounded: bool,
+) -> None:
+    """Add pairs to those kept until there are `most`, and what is not taken to the rejects."""
+    for pair in pairs:
+        if len(kept) == most:
+            return
+        reject = keep_new(pair, passage, kept, grounded=grounded)
+        if reject is None:
+            kept.append(pair)
+        else:
+            rejects.append(reject)
+
+
+def no_span(passage: Passage) -> Reject:
+    """What is told of a passage in which nothing can be an answer."""
+    return Reject(passage.title, "no span of the passage can be an answer")
 
 
 def parse_pairs(text: str) -> list[QAPair]:

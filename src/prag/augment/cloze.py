@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prag.augment.checks import keep_new
-from prag.augment.spans import Span, answer_spans
+from prag.augment.checks import no_span, take
+from prag.augment.spans import Span, answer_spans, begins_with
 from prag.config import AugmentConfig
 from prag.metrics import normalise
 from prag.model import BaseModel
@@ -42,7 +42,7 @@ _BORN = re.compile(r"\((?:[^()]*[;,] )?(?:born |b\. )(?:on |in )?\Z")
 _FIRST_DATE = re.compile(r"\((?:[^()]*[;,] )?\Z")
 _TO = re.compile(r"\A\s*[–—-]")
 _LAST_DATE = re.compile(r"\([^()]*\d{3,4}\s*[–—-]\s*\Z")
-_ARTICLE = re.compile(r"\b(?:an?|the|one of the) \Z")
+_ARTICLE = re.compile(r"\b(?:an?|the|one of the)\Z")
 _OF_A_PERSON = re.compile(r"\b(?:he|she|his|her|him)\b", re.IGNORECASE)
 _SUBJECT = re.compile(r"\A(?:He|She|It|They)\b")
 _OWNER = re.compile(r"\A(?:His|Her|Its|Their)\b")
@@ -64,17 +64,10 @@ class Cloze:
         kept: list[QAPair] = []
         rejects: list[Reject] = []
         spans = answer_spans(passage, self.config.pairs + SPARE)
-        for span in spans:
-            if len(kept) == self.config.pairs:
-                break
-            pair = QAPair(cloze_question(span, passage), span.text, span.sentence)
-            reject = keep_new(pair, passage, kept, grounded=True)
-            if reject is None:
-                kept.append(pair)
-            else:
-                rejects.append(reject)
+        made = (QAPair(cloze_question(s, passage), s.text, s.sentence) for s in spans)
+        take(made, passage, self.config.pairs, kept, rejects, grounded=True)
         if not spans:
-            rejects.append(Reject(passage.title, "no span of the passage can be an answer"))
+            rejects.append(no_span(passage))
         return Augmentation(passage.id, (), tuple(kept), self.origin, tuple(rejects))
 
 
@@ -87,14 +80,15 @@ def cloze_question(span: Span, passage: Passage) -> str:
     """
     title = _TOLD_APART.sub("", " ".join(passage.title.split()))
     before, after = _around(span)
-    if span.kind in ("date", "year") and title:
-        told = _life_date(before, after, passage, span.sentence)
+    if span.kind in ("date", "year") and title and begins_with(passage, span):
+        person = _OF_A_PERSON.search(passage.text) is not None
+        told = _life_date(before, after, title, person)
         if told is not None:
-            return told.replace("{title}", title)
-    before = _OPEN_BRACKET.sub(", ", _BRACKETS.sub("", before)).lstrip(" ,").rstrip(' "“') + " "
+            return told
+    before = _OPEN_BRACKET.sub(", ", _BRACKETS.sub("", before)).lstrip(" ,").rstrip(' "“')
     if span.kind == "what":
         before = _ARTICLE.sub("", before)
-    question = f"{before.strip()} {_asked(span, before)}".strip()
+    question = f"{before} {_asked(span, before)}"
     if len(before.split()) < FEW:
         rest = _BRACKETS.sub("", after).replace(")", "").strip(' "”.,;:')
         question = " ".join([question, *rest.split()[:MOST_AFTER]])
@@ -114,17 +108,14 @@ def _around(span: Span) -> tuple[str, str]:
     return span.sentence[:at], span.sentence[at + len(span.text) :]
 
 
-def _life_date(before: str, after: str, passage: Passage, sentence: str) -> str | None:
-    """The question for a date in the brackets that follow the subject of the passage."""
-    if not " ".join(passage.text.split()).startswith(sentence):
-        return None
-    person = _OF_A_PERSON.search(passage.text) is not None
+def _life_date(before: str, after: str, title: str, person: bool) -> str | None:
+    """The question for a date in the brackets that follow the subject of a passage."""
     if _BORN.search(before):
-        return "When was {title} born?"
+        return f"When was {title} born?"
     if _FIRST_DATE.search(before) and _TO.search(after):
-        return "When was {title} born?" if person else "{title}, from what date?"
+        return f"When was {title} born?" if person else f"{title}, from what date?"
     if _LAST_DATE.search(before):
-        return "When did {title} die?" if person else "{title}, until what date?"
+        return f"When did {title} die?" if person else f"{title}, until what date?"
     return None
 
 
@@ -132,5 +123,5 @@ def _asked(span: Span, before: str) -> str:
     if span.kind == "count":
         return " ".join(["how many", *span.text.split()[1:]])
     if span.kind == "name":
-        return "whom or what" if before.strip() else "who or what"
+        return "whom or what" if before else "who or what"
     return _ASKED[span.kind]

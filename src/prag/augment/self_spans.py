@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prag.augment.checks import keep_new
+from prag.augment.checks import keep_new, no_span
 from prag.augment.spans import Span, answer_spans
 from prag.config import AugmentConfig, GenerateConfig
 from prag.generate import generation_config, seeded
@@ -84,7 +84,7 @@ class SelfSpans:
                 elif len(kept) < self.config.pairs:
                     kept.append(pair)
             if not found:
-                rejects.append(Reject(passage.title, "no span of the passage can be an answer"))
+                rejects.append(no_span(passage))
             made.append(Augmentation(passage.id, (), tuple(kept), self.origin, tuple(rejects)))
         return made
 

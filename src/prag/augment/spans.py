@@ -81,6 +81,11 @@ def answer_spans(passage: Passage, most: int) -> list[Span]:
     return chosen
 
 
+def begins_with(passage: Passage, span: Span) -> bool:
+    """Whether the span stands in the passage's first sentence, which says what it is about."""
+    return " ".join(passage.text.split()).startswith(span.sentence)
+
+
 def _is_new(span: Span, chosen: list[Span], title: str) -> bool:
     bare = f" {normalise(span.text)} "
     if bare.isspace() or bare in f" {normalise(title)} " or len(bare.split()) > _MAX_WORDS:

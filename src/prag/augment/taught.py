@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from prag.augment.checks import keep_new
-from prag.augment.spans import answer_spans
+from prag.augment.spans import answer_spans, begins_with
 from prag.config import Recipe
 from prag.metrics import normalise
 from prag.records import Augmentation, Passage, QAPair
@@ -35,9 +35,8 @@ def definition(passage: Passage) -> QAPair | None:
     Generated pairs ask for details, and take for granted what the subject is. The subject is
     the passage's title.
     """
-    text = " ".join(passage.text.split())
     for span in answer_spans(passage, _SPANS):
-        if span.kind == "what" and passage.title.strip() and text.startswith(span.sentence):
+        if span.kind == "what" and passage.title.strip() and begins_with(passage, span):
             pair = QAPair(f"{span.starter}?", _PARTICIPLE.sub("", span.text), span.sentence)
             return pair if keep_new(pair, passage, (), grounded=True) is None else None
     return None
