@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,11 @@ def test_the_exported_adapter_gives_the_same_answer_through_peft(kb, known, tmp_
         assert theirs == answer.raw
 
 
-def test_self_augmentation_gives_two_grounded_pairs_for_nine_in_ten(base):
+@pytest.mark.parametrize("style", ["spans", "cloze"])
+def test_self_augmentation_gives_two_grounded_pairs_for_nine_in_ten(base, style):
     """The issue's mark, on the whole demo corpus."""
     passages = [Passage(row["title"], row["text"]) for row in lines("corpus.jsonl")]
-    made = self_augmenter(base, SMALL.augment).augment(passages)
+    made = self_augmenter(base, replace(SMALL.augment, style=style)).augment(passages)
     enough = sum(len(a.pairs) >= 2 for a in made)
     assert enough >= 0.9 * len(passages), f"{enough} of {len(passages)}"
     for passage, augmentation in zip(passages, made, strict=True):

@@ -215,7 +215,7 @@ PAPER = Recipe(name="paper")
 SMALL = Recipe(
     name="small",
     augment=AugmentConfig(
-        style="spans", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
+        style="cloze", rewrites=0, pairs=5, temperature=0.0, max_new_tokens=32, attempts=1
     ),
     train=TrainConfig(
         sequences="closed-book",
