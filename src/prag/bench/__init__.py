@@ -1,0 +1,5 @@
+"""Speed and size, measured beside the alternatives in one run."""
+
+from prag.bench.encoding import bench_encode
+
+__all__ = ["bench_encode"]

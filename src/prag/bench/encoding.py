@@ -1,0 +1,144 @@
+"""`prag bench encode`: passages a second, beside the same training written with plain `peft`.
+
+Two recipes are timed: `paper`, whose adapters are the same numbers as the loops' (a test holds them
+together), and the model's default. The published loop pads every sequence to 3,000 tokens, so all
+its steps cost the same: one is timed, and counted as often as a passage has steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from prag.augment import taught
+from prag.bench.peft_loops import PUBLISHED_LENGTH, PeftLoop
+from prag.bench.timing import Spread, alternate, matmul, ratio
+from prag.config import PAPER, Recipe, default_recipe
+from prag.encode import encode_group
+from prag.evaluate.texts import format_passages
+from prag.model import BaseModel
+from prag.progress import Tell, silent
+from prag.prompts import Lesson, lesson
+from prag.quiet import Quiet, quiet_of
+from prag.replay import sites_of
+
+PRODUCTS = 20
+"""Matrix products of one run: about a second on one core."""
+
+COUNTED = 2
+"""Passages of the group whose operations are counted: those of a group grow with it."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One recipe's lessons, and what its adapters read."""
+
+    recipe: Recipe
+    lessons: list[Lesson]
+    quiet: Quiet
+
+    @property
+    def steps(self) -> int:
+        """Training steps of one passage when it trains alone."""
+        examples = sum(len(le.examples) for le in self.lessons) / len(self.lessons)
+        return round(examples * self.recipe.train.epochs)
+
+
+def bench_encode(
+    base: BaseModel,
+    passages: int = 12,
+    rounds: int = 3,
+    published: bool = True,
+    progress: Tell = silent,
+) -> dict[str, Any]:
+    """Time the encoder and the loops in turns.
+
+    Args:
+        passages: how many train at once here, at most 12; the loops train the first of them.
+        rounds: of turns.
+        published: time the loop that pads to 3,000 tokens too (SmolLM2 on two cores: a minute a
+            round).
+
+    Returns:
+        `passages_per_s`, `ratio_published`, `ratio_unpadded` of the default recipe, the same of
+        `paper` with `paper_` before the name, `flop_per_passage`, `peak_fraction`, and under `runs`
+        every spread they come from. A ratio is of the seconds a passage.
+
+    Raises:
+        PragError: `peft` is not installed.
+    """
+    works = {"": _work(base, default_recipe(base.parameters), passages, progress)}
+    works["paper_"] = _work(base, PAPER, passages, progress)
+    runs: dict[str, Callable[[], object]] = {}
+    a_passage: dict[str, float] = {}  # what a run's time is multiplied by
+    for name, work in works.items():
+        train = work.recipe.train
+        one = work.lessons[0].examples
+        runs[f"{name}ours"] = _ours(base, work)
+        a_passage[f"{name}ours"] = 1 / len(work.lessons)
+        runs[f"{name}unpadded"] = _loop(PeftLoop(base, train), one)
+        a_passage[f"{name}unpadded"] = 1.0
+    if published:
+        # A step of either recipe costs the same there: it is as long, and all layers are adapted.
+        runs["published"] = _loop(
+            PeftLoop(base, PAPER.train, PUBLISHED_LENGTH), works["paper_"].lessons[0].examples[:1]
+        )
+    product, operations = matmul(base.dtype, base.device)
+    runs["matmul"] = _repeated(product, PRODUCTS)
+    product()
+    spreads = alternate(runs, rounds, progress)
+
+    def times(name: str, by: float) -> Spread:
+        return Spread(tuple(s * by for s in spreads[name].seconds))
+
+    result: dict[str, Any] = {}
+    for name, work in works.items():
+        ours = times(f"{name}ours", a_passage[f"{name}ours"])
+        flop = _flop_per_passage(base, work)
+        peak = PRODUCTS * operations / spreads["matmul"].median
+        result[f"{name}passages_per_s"] = 1 / ours.median
+        result[f"{name}ratio_unpadded"] = ratio(times(f"{name}unpadded", 1.0), ours)
+        if published:
+            result[f"{name}ratio_published"] = ratio(times("published", work.steps), ours)
+        result[f"{name}flop_per_passage"] = flop
+        result[f"{name}peak_fraction"] = flop / ours.median / peak
+    result["matmul_flop_per_s"] = PRODUCTS * operations / spreads["matmul"].median
+    result["passages"] = len(works[""].lessons)
+    result["runs"] = {name: spread.as_dict() for name, spread in spreads.items()}
+    return result
+
+
+def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Work:
+    lessons = []
+    for passage, augmentation in format_passages()[:passages]:
+        used = taught(augmentation, passage, recipe)
+        lessons.append(lesson(base.tokenizer, passage, used, recipe.train, recipe.wording))
+    return _Work(recipe, lessons, quiet_of(base, sites_of(base, recipe.train), recipe, progress))
+
+
+def _ours(base: BaseModel, work: _Work) -> Callable[[], object]:
+    return lambda: encode_group(base, work.recipe.train, work.lessons, work.quiet)
+
+
+def _loop(loop: PeftLoop, examples: Sequence[Any]) -> Callable[[], object]:
+    return lambda: loop.encode(examples)
+
+
+def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
+    def repeated() -> None:
+        for _ in range(times):
+            run()
+
+    return repeated
+
+
+def _flop_per_passage(base: BaseModel, work: _Work) -> float:
+    """Operations of the encoder's matrix products and attention, forward and backward."""
+    few = work.lessons[:COUNTED]
+    with FlopCounterMode(display=False) as counter:
+        encode_group(base, work.recipe.train, few, work.quiet)
+    total: int = counter.get_total_flops()
+    return total / len(few)

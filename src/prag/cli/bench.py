@@ -1,0 +1,69 @@
+"""`prag bench`: speed and size beside the alternatives; the last line of each is JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from prag.cli.app import AsJson, app, console, err_console
+from prag.progress import shown
+
+bench = typer.Typer(
+    help="Measure speed and size beside the alternatives, in turns.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+Model = Annotated[str, typer.Option(help="The base model.")]
+Quick = Annotated[bool, typer.Option("--quick", help="One round, and few passages.")]
+
+
+@bench.command()
+def encode(
+    model: Model = "smollm2",
+    passages: Annotated[int, typer.Option(min=1, max=12, help="That train at once.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Of turns.")] = 3,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time the encoder, beside the published loop and the same without padding, both with peft."""
+    from prag.bench import bench_encode
+    from prag.model import load_model
+
+    base = load_model(model)
+    with shown(err_console) as tell:
+        if quick:
+            found = bench_encode(base, min(passages, 4), 1, progress=tell)
+        else:
+            found = bench_encode(base, passages, rounds, progress=tell)
+    if not as_json:
+        console.print(_encode_table(found))
+    _last_line(found)
+
+
+def _encode_table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['passages']} passages at once, {_rounds(found)}")
+    table.add_column("")
+    table.add_column("default recipe", justify="right")
+    table.add_column("paper", justify="right")
+
+    def row(name: str, key: str, form: str) -> None:
+        table.add_row(name, *(format(found[p + key], form) for p in ("", "paper_")))
+
+    row("passages a second", "passages_per_s", ".3f")
+    row("times as fast as the published loop", "ratio_published", ".1f")
+    row("times as fast as the same without padding", "ratio_unpadded", ".2f")
+    row("operations a passage", "flop_per_passage", ".2e")
+    row("share of the measured matmul peak", "peak_fraction", ".2f")
+    return table
+
+
+def _rounds(found: dict[str, Any]) -> str:
+    runs = found["runs"]["ours"]["runs"]
+    return "one round" if runs == 1 else f"medians of {runs} rounds"
+
+
+def _last_line(found: dict[str, Any]) -> None:
+    print(json.dumps(found))  # noqa: T201

@@ -1,0 +1,112 @@
+"""What `prag bench` compares is the same work, and its figures follow from what it timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prag.bench import bench_encode, encoding
+from prag.bench.peft_loops import PeftLoop
+from prag.bench.timing import Spread, alternate, ratio
+from prag.config import PAPER, SMALL
+from prag.encode import encode_group
+from prag.evaluate.texts import format_passages
+from prag.prompts import lesson
+
+pytestmark = pytest.mark.fast
+
+SHORT = replace(SMALL, train=replace(SMALL.train, quiet=0.0, epochs=2))
+"""Nothing is measured on the packaged texts, and PEFT trains the same."""
+
+
+@pytest.mark.parametrize("pad_to", [None, 700])
+@pytest.mark.parametrize(
+    "recipe",
+    [PAPER, SHORT],
+    ids=["paper", "short"],
+)
+def test_the_loops_give_the_encoders_numbers(tiny, recipe, pad_to):
+    """Or the ratio would be one of two different things."""
+    lessons = [
+        lesson(tiny.tokenizer, p, a, recipe.train, recipe.wording) for p, a in format_passages()[:3]
+    ]
+    assert max(len(e.ids) for le in lessons for e in le.examples) < 700
+    ours = encode_group(tiny, recipe.train, lessons)
+    loop = PeftLoop(tiny, recipe.train, pad_to)
+    for adapter, one in zip(ours, lessons, strict=True):
+        theirs = loop.encode(one.examples)
+        assert adapter.factors.keys() == theirs.factors.keys()
+        for name, pair in adapter.factors.items():
+            for mine, other in zip(pair, theirs.factors[name], strict=True):
+                assert ((mine - other).norm() / other.norm()).item() < 1e-9
+
+
+def test_a_loop_leaves_the_base_model_alone(tiny):
+    before = {n: p.clone() for n, p in tiny.model.named_parameters()}
+    one = lesson(tiny.tokenizer, *format_passages()[0], PAPER.train, PAPER.wording)
+    PeftLoop(tiny, PAPER.train).encode(one.examples)
+    after = dict(tiny.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[n].equal(p) and not after[n].requires_grad for n, p in before.items())
+
+
+def test_alternatives_take_turns():
+    order: list[str] = []
+    told = []
+    made = alternate(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
+        3,
+        lambda *said: told.append(said),
+    )
+    assert "".join(order) == "abbaab"
+    assert {name: len(s.seconds) for name, s in made.items()} == {"a": 3, "b": 3}
+    assert told[-1] == ("measure", 6, 6)
+
+
+def test_a_ratio_is_of_each_round():
+    """The second round was ten times slower for both: the ratio does not see it."""
+    assert ratio(Spread((4.0, 40.0, 6.0)), Spread((2.0, 20.0, 2.0))) == 2.0
+    assert Spread((4.0, 40.0, 6.0)).as_dict() == {
+        "median_s": 6.0,
+        "least_s": 4.0,
+        "most_s": 40.0,
+        "runs": 3,
+    }
+
+
+def test_encode_figures_follow_from_the_runs(tiny, monkeypatch):
+    monkeypatch.setattr(encoding, "PUBLISHED_LENGTH", 700)
+    monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
+    monkeypatch.setattr(encoding, "PRODUCTS", 1)
+    found = bench_encode(tiny, passages=3, rounds=1)
+    runs = {name: run["median_s"] for name, run in found["runs"].items()}
+    assert runs.keys() == {
+        "ours",
+        "unpadded",
+        "paper_ours",
+        "paper_unpadded",
+        "published",
+        "matmul",
+    }
+    assert found["passages"] == 3
+    assert found["passages_per_s"] == pytest.approx(3 / runs["ours"])
+    assert found["ratio_unpadded"] == pytest.approx(runs["unpadded"] / runs["ours"] * 3)
+    # Of three pairs two are asked with the passage and with its rewrite, one without.
+    assert found["paper_ratio_published"] == pytest.approx(
+        5 * runs["published"] / runs["paper_ours"] * 3
+    )
+    rate = found["paper_flop_per_passage"] * found["paper_passages_per_s"]
+    assert found["paper_peak_fraction"] == pytest.approx(rate / found["matmul_flop_per_s"])
+
+
+def test_operations_counted_grow_with_the_epochs(tiny, monkeypatch):
+    def flop(epochs):
+        recipe = replace(PAPER, train=replace(PAPER.train, epochs=epochs))
+        work = encoding._work(tiny, recipe, 2, lambda *_: None)
+        return encoding._flop_per_passage(tiny, work)
+
+    monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
+    monkeypatch.setattr(encoding, "PRODUCTS", 1)
+    assert flop(3) == 3 * flop(1) > 0
+    assert "ratio_published" not in bench_encode(tiny, passages=2, rounds=1, published=False)
