@@ -97,7 +97,7 @@ def test_the_origin_counts_and_name_and_merge_do_not():
     origins = [SELF, "self:another", "endpoint:m", FILE, "file:other"]
     assert len({PAPER.fingerprint(o) for o in origins}) == len(origins)
     assert len({PAPER.augment_fingerprint(o) for o in origins}) == len(origins)
-    same = replace(PAPER, name="mine", merge="best")
+    same = replace(PAPER, name="mine", merge="best", beside_text=0.5)
     assert same.fingerprint(SELF) == PAPER.fingerprint(SELF)
     assert same.augment_fingerprint(SELF) == PAPER.augment_fingerprint(SELF)
 

@@ -14,6 +14,7 @@ from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER
+from prag.generate import TransformersEngine
 from prag.knowledge_base import build, knowledge_base
 from prag.lora import merge
 from prag.methods.base import relative
@@ -79,6 +80,25 @@ def test_a_recipe_can_route_to_the_best_passage_and_says_so(kb):
     answer = kb.ask("Who built Calver2?")
     assert [bool(s.adapter) for s in answer.sources] == [True, False, False]
     assert any("best passage's adapter alone" in note for note in answer.notes)
+
+
+def test_beside_the_text_adapters_count_as_the_recipe_says(kb, monkeypatch):
+    asked = []
+    generate = TransformersEngine.generate
+
+    def noted(engine, requests, config):
+        asked.extend(requests)
+        return generate(engine, requests, config)
+
+    monkeypatch.setattr(TransformersEngine, "generate", noted)
+    kb.build(recipe=replace(QUICK, beside_text=0.25))
+    for method in ("parametric", "combined"):
+        kb.ask("Who built Calver2?", method)
+    alone, beside = (request.adapters.factors for request in asked)
+    assert alone.keys() == beside.keys()
+    assert all(torch.equal(alone[n][0], beside[n][0]) for n in alone)
+    assert all(torch.equal(0.25 * alone[n][1], beside[n][1]) for n in alone)
+    assert any(B.any() for _, B in alone.values())
 
 
 def test_a_recipe_can_weigh_adapters_by_the_scores_of_their_passages(kb):

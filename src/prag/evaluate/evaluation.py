@@ -96,6 +96,7 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
         "base": kb.settings.base,
         "recipe": kb.settings.recipe.name,
         "merge": kb.settings.recipe.merge,
+        "beside_text": kb.settings.recipe.beside_text,
         "origins": origins(run),
         "passages": len(kb.passages()),
         "commit": run.commit,

@@ -75,13 +75,20 @@ class Library:
                 break
         return there, without
 
-    def merged(self, there: Sequence[tuple[Hit, Shelved]]) -> Merged | None:
-        """Those adapters as the recipe merges them; None for none."""
+    def merged(
+        self, there: Sequence[tuple[Hit, Shelved]], beside_text: bool = False
+    ) -> Merged | None:
+        """Those adapters as the recipe merges them; None for none.
+
+        Args:
+            beside_text: the text of the passages is in the prompt too.
+        """
         if not there:
             return None
-        weights = relative([hit.score for hit, _ in there])
         by_score = self.recipe.merge == "score"
-        return merge([s.adapter for _, s in there], weights if by_score else None)
+        weights = relative([hit.score for hit, _ in there]) if by_score else [1.0] * len(there)
+        times = self.recipe.beside_text if beside_text else 1.0
+        return merge([s.adapter for _, s in there], [times * weight for weight in weights])
 
 
 def relative(scores: Sequence[float]) -> list[float]:
@@ -132,7 +139,10 @@ class Desk:
         return [passage_text(p, self.library.recipe.wording) for p in passages]
 
     def adapters(self) -> Merged | None:
-        """The adapters of the question's hits, as the recipe merges them; notes what was used."""
+        """The adapters of the question's hits, as the recipe merges them; notes what was used.
+
+        They count as the recipe says for `beside_text` where a passage is in the prompt.
+        """
         began = time.perf_counter()
         recipe = self.library.recipe
         there, without = self.library.adapters(self.ask.hits)
@@ -150,7 +160,8 @@ class Desk:
             source = self.sources[hit.passage_id]
             self.sources[hit.passage_id] = replace(source, adapter=shelved.key)
         self.adapter_bytes = sum(shelved.bytes for _, shelved in there)
-        merged = self.library.merged(there)
+        beside_text = any(source.in_prompt for source in self.sources.values())
+        merged = self.library.merged(there, beside_text)
         self._took("load", began)
         return merged
 

@@ -98,6 +98,7 @@ _TELLS = {
     "model": "{}",
     "recipe": "recipe {}",
     "merge": "merge {}",
+    "beside_text": "beside text x {}",
     "seed": "seed {}",
     "gold": "gold passages: {}",
     "top_k": "k = {}",
