@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
-from prag.bench import bench_encode, encoding
+from prag.bench import answering, bench_answer, bench_encode, encoding
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.timing import Spread, alternate, ratio
+from prag.cli.bench import bench
 from prag.config import PAPER, SMALL
 from prag.encode import encode_group
 from prag.evaluate.texts import format_passages
 from prag.prompts import lesson
+from prag.records import Answer, PragError
 
 pytestmark = pytest.mark.fast
 
@@ -110,3 +114,49 @@ def test_operations_counted_grow_with_the_epochs(tiny, monkeypatch):
     monkeypatch.setattr(encoding, "PRODUCTS", 1)
     assert flop(3) == 3 * flop(1) > 0
     assert "ratio_published" not in bench_encode(tiny, passages=2, rounds=1, published=False)
+
+
+def test_answer_figures_follow_from_the_runs(tiny):
+    found = bench_answer(tiny, questions=2, rounds=2)
+    assert list(found["ways"]) == [
+        "closed-book",
+        "parametric",
+        "in-context-3",
+        "in-context-5",
+        "in-context-10",
+        "combined",
+    ]
+    for way in found["ways"].values():
+        assert 0 < way["first_token_s"] < way["seconds"]
+    assert found["update_ms"] == pytest.approx(1000 * found["runs"]["update"]["median_s"])
+    assert found["parametric_over_in_context"].keys() == {"3", "5", "10"}
+    assert found["update_ratio_peft"] > 0
+    assert found["batch16_over_serial"] > 0
+
+
+def test_the_seconds_of_an_answer_are_those_of_twenty_tokens():
+    """A second to the first token, then two tokens in a second, however many were written."""
+    figures = answering._figures([said(3, 1.0, 2.0), said(5, 1.0, 3.0)])
+    assert figures == {"first_token_s": 1.0, "seconds": 1.0 + 19 * 0.5, "tokens_per_s": 2.0}
+    with pytest.raises(PragError, match="after one token"):
+        answering._figures([said(1, 1.0, 1.0)])
+
+
+def said(tokens, first, seconds):
+    timings = {"generate": seconds}
+    return Answer("?", "m", "", "", (), 9, tokens, timings, first_token_seconds=first)
+
+
+@pytest.mark.parametrize("what", ["encode", "answer"])
+def test_the_last_line_is_json(tiny, monkeypatch, what):
+    monkeypatch.setattr("prag.model.load_model", lambda _: tiny)
+    monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
+    monkeypatch.setattr(encoding, "PUBLISHED_LENGTH", 700)
+    monkeypatch.setattr(encoding, "PRODUCTS", 1)
+    command = [what, "--quick"]
+    shown = CliRunner().invoke(bench, command).stdout.splitlines()
+    assert len(shown) > 5
+    assert json.loads(shown[-1])["runs"]
+    alone = CliRunner().invoke(bench, [*command, "--json"]).stdout.splitlines()
+    assert len(alone) == 1
+    assert json.loads(alone[0]).keys() == json.loads(shown[-1]).keys()

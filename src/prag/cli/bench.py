@@ -43,8 +43,59 @@ def encode(
     _last_line(found)
 
 
+@bench.command()
+def answer(
+    model: Model = "smollm2",
+    questions: Annotated[int, typer.Option(min=1, max=12, help="In each run of a way.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Of turns.")] = 5,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time answers without passages, with their text, with adapters; and the change of adapters."""
+    from prag.bench import bench_answer
+    from prag.model import load_model
+
+    base = load_model(model)
+    with shown(err_console) as tell:
+        if quick:
+            found = bench_answer(base, 1, 1, progress=tell)
+        else:
+            found = bench_answer(base, questions, rounds, progress=tell)
+    if not as_json:
+        console.print(_ways_table(found))
+        console.print(_answer_table(found))
+    _last_line(found)
+
+
+def _ways_table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"answers of 20 tokens, {_rounds(found, 'closed-book')}")
+    for name in ("", "first token, s", "20 tokens, s", "then tokens a second"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, way in found["ways"].items():
+        figures = (way["first_token_s"], way["seconds"], way["tokens_per_s"])
+        table.add_row(name, *(f"{figure:.3g}" for figure in figures))
+    return table
+
+
+def _answer_table(found: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    rows = {
+        "three adapters loaded, merged, put in and taken out, ms": found["update_ms"],
+        "times as fast as peft's way": found["update_ratio_peft"],
+        "parametric over closed-book, seconds": found["parametric_over_closed_book"],
+        **{
+            f"parametric over in-context with {k} passages": share
+            for k, share in found["parametric_over_in_context"].items()
+        },
+        "16 questions as a batch, times as fast as one by one": found["batch16_over_serial"],
+    }
+    for name, figure in rows.items():
+        table.add_row(name, f"{figure:.3g}")
+    return table
+
+
 def _encode_table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['passages']} passages at once, {_rounds(found)}")
+    table = Table(title=f"{found['passages']} passages at once, {_rounds(found, 'ours')}")
     table.add_column("")
     table.add_column("default recipe", justify="right")
     table.add_column("paper", justify="right")
@@ -60,8 +111,8 @@ def _encode_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _rounds(found: dict[str, Any]) -> str:
-    runs = found["runs"]["ours"]["runs"]
+def _rounds(found: dict[str, Any], name: str) -> str:
+    runs = found["runs"][name]["runs"]
     return "one round" if runs == 1 else f"medians of {runs} rounds"
 
 
