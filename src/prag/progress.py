@@ -20,7 +20,8 @@ Tell = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, of how much.
 
 `encode` counts trained tokens, `check` adapters, `answer` rows of an evaluation, `read` texts that
-the package brings along (`prag.quiet`), the other stages (`augment`, `index`) passages.
+the package brings along (`prag.quiet`), `measure` timed runs (`prag bench`), the other stages
+(`augment`, `index`) passages.
 """
 
 
@@ -31,7 +32,13 @@ def silent(stage: str, done: int, total: int) -> None:
 EVERY = 10.0
 """Seconds between two lines where the console is no terminal."""
 
-_UNITS = {"encode": "tokens", "check": "adapters", "answer": "rows", "read": "texts"}
+_UNITS = {
+    "encode": "tokens",
+    "check": "adapters",
+    "answer": "rows",
+    "read": "texts",
+    "measure": "runs",
+}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,13 @@ bench = typer.Typer(
     help="Measure speed and size beside the alternatives, in turns.", no_args_is_help=True
 )
 app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def _root() -> None:
+    # What peft calls of transformers is about to be renamed; a user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
 
 Model = Annotated[str, typer.Option(help="The base model.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One round, and few passages.")]
