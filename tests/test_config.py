@@ -97,7 +97,7 @@ def test_the_origin_counts_and_name_and_merge_do_not():
     origins = [SELF, "self:another", "endpoint:m", FILE, "file:other"]
     assert len({PAPER.fingerprint(o) for o in origins}) == len(origins)
     assert len({PAPER.augment_fingerprint(o) for o in origins}) == len(origins)
-    same = replace(PAPER, name="mine", merge="best", beside_text=0.5)
+    same = replace(PAPER, name="mine", merge="best", beside_text=0.5, offered="base")
     assert same.fingerprint(SELF) == PAPER.fingerprint(SELF)
     assert same.augment_fingerprint(SELF) == PAPER.augment_fingerprint(SELF)
 
@@ -171,6 +171,8 @@ def test_an_empty_file_is_the_paper_by_another_name(tmp_path):
         ("[train]\nalpha = true", r"alpha = True is not of kind float"),
         ("merge = 3", r"\[recipe\] merge = 3 is not of kind str"),
         ("merge = 'mean'", r"merge is 'sum', 'score' or 'best'"),
+        ("beside_text = 0", r"beside_text is above 0, and finite"),
+        ("offered = 'none'", r"offered is 'adapted' or 'base'"),
         ("base = 'big'", r"base = 'big': use one of paper, small"),
         ("base = ['paper']", r"base = \['paper'\]: use one of paper, small"),
         ("[train]\nrank = 0", r"train.rank is at least 1"),

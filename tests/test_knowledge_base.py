@@ -101,6 +101,23 @@ def test_beside_the_text_adapters_count_as_the_recipe_says(kb, monkeypatch):
     assert any(B.any() for _, B in alone.values())
 
 
+def test_a_recipe_can_leave_offered_answers_to_the_base_model(kb):
+    offered, asked = "Is Calver2 older than Brixo1?", "Who built Calver2?"
+    before = {q: kb.ask(q).raw for q in (offered, asked)}
+    kb.build(recipe=replace(QUICK, offered="base"))
+    for method, same in (("parametric", "closed-book"), ("combined", "in-context")):
+        answer = kb.ask(offered, method)
+        assert answer.raw == kb.ask(offered, same).raw
+        assert answer.sources
+        assert all(s.adapter is None for s in answer.sources)
+        assert any("offers its answers" in note for note in answer.notes)
+        assert answer.adapter_bytes == 0
+    assert before[offered] != kb.ask(offered, "closed-book").raw
+    other = kb.ask(asked)
+    assert other.raw == before[asked]
+    assert all(s.adapter for s in other.sources)
+
+
 def test_a_recipe_can_weigh_adapters_by_the_scores_of_their_passages(kb):
     kb.build(recipe=replace(QUICK, merge="score"))
     library, ids = kb.library(), [p.id for p in kb.passages()][:3]

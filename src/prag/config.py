@@ -172,6 +172,8 @@ class Recipe:
     """What to augment and how to train, and what to do with the adapters of k passages.
 
     `beside_text` is what each delta counts times where the passages' text is in the prompt too.
+    `offered` is who answers a question that asks for yes or no, or for one of two: the `adapted`
+    model, or the `base` model, without adapters (`prag.methods.offered`).
 
     `merge` is `sum` (the adapters of all k passages, by concatenation), `score` (the same, each
     weighed by its passage's retrieval score over that of the best) or `best` (only the adapter of
@@ -184,17 +186,20 @@ class Recipe:
     wording: Wording = field(default_factory=Wording)
     merge: Literal["sum", "score", "best"] = "sum"
     beside_text: float = 1.0
+    offered: Literal["adapted", "base"] = "adapted"
 
     def __post_init__(self) -> None:
         _floats(self)
         _require(self.merge in ("sum", "score", "best"), "merge is 'sum', 'score' or 'best'")
+        _require(self.offered in ("adapted", "base"), "offered is 'adapted' or 'base'")
         _require(0 < self.beside_text < math.inf, "beside_text is above 0, and finite")
 
     def fingerprint(self, origin: str) -> str:
         """16 hex digits of all that decides an adapter, the augmentation's origin included.
 
-        The name, `merge` and `beside_text` do not count: they change no adapter. A field that came
-        to be after adapters had been made counts only where it differs from what was done before.
+        The name, `merge`, `beside_text` and `offered` do not count: they change no adapter. A field
+        that came to be after adapters had been made counts only where it differs from what was done
+        before.
         """
         train = asdict(self.train)
         parts: dict[str, Any] = {
@@ -237,6 +242,7 @@ SMALL = Recipe(
     wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
     merge="score",
     beside_text=0.5,
+    offered="base",
 )
 """For models under 1 B parameters: short closed-book sequences and a stronger training, of adapters
 that can be added up (docs/log.md says how it was chosen)."""

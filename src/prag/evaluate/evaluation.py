@@ -97,6 +97,7 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
         "recipe": kb.settings.recipe.name,
         "merge": kb.settings.recipe.merge,
         "beside_text": kb.settings.recipe.beside_text,
+        "offered": kb.settings.recipe.offered,
         "origins": origins(run),
         "passages": len(kb.passages()),
         "commit": run.commit,

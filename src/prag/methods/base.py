@@ -16,6 +16,7 @@ from typing import Protocol
 from prag.config import GenerateConfig, Recipe
 from prag.generate import Engine, Generated, Request
 from prag.lora import Adapter, Merged, merge
+from prag.methods.offered import offers_answers
 from prag.model import BaseModel
 from prag.prompts import Style, passage_text, question_ids
 from prag.records import Augmentation, Hit, Passage, PragError, Source
@@ -141,10 +142,16 @@ class Desk:
     def adapters(self) -> Merged | None:
         """The adapters of the question's hits, as the recipe merges them; notes what was used.
 
-        They count as the recipe says for `beside_text` where a passage is in the prompt.
+        They count as the recipe says for `beside_text` where a passage is in the prompt. None for
+        a question that the recipe leaves to the base model.
         """
         began = time.perf_counter()
         recipe = self.library.recipe
+        if recipe.offered == "base" and offers_answers(self.ask.question):
+            self.notes.append(
+                f"the question offers its answers: recipe {recipe.name!r} leaves adapters out"
+            )
+            return None
         there, without = self.library.adapters(self.ask.hits)
         self.notes += [
             f"passage {hit.passage_id} has no adapter: nothing could be asked about it"

@@ -99,6 +99,7 @@ _TELLS = {
     "recipe": "recipe {}",
     "merge": "merge {}",
     "beside_text": "beside text x {}",
+    "offered": "offered: {}",
     "seed": "seed {}",
     "gold": "gold passages: {}",
     "top_k": "k = {}",

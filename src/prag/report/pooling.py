@@ -8,7 +8,18 @@ from typing import Any
 
 from prag.report.load import Contrast, Run, contrast_of
 
-_ALIKE = ("model", "base", "recipe", "merge", "beside_text", "gold", "top_k", "metrics", "seed")
+_ALIKE = (
+    "model",
+    "base",
+    "recipe",
+    "merge",
+    "beside_text",
+    "offered",
+    "gold",
+    "top_k",
+    "metrics",
+    "seed",
+)
 """What runs must share to be pooled: they may differ in their set alone."""
 
 
