@@ -260,6 +260,22 @@ def test_perplexity_is_that_of_each_text_alone(base, kb):
 # -- runs -------------------------------------------------------------------------------------
 
 
+def test_a_run_says_how_many_questions_were_left_to_the_base_model(kb, tmp_path):
+    made = questions_about(kb.passages(), 3)
+    first = replace(made.questions[0], text="Is Ashby0 older than Brixo1?")
+    data = replace(made, questions=(first, *made.questions[1:]))
+    recipe = kb.settings.recipe
+    try:
+        kb.use_recipe(replace(recipe, offered="base"))
+        found = evaluate(kb, data, settings("parametric"), tmp_path / "run", silent)
+    finally:
+        kb.use_recipe(recipe)
+    assert any(note.startswith("1 of 3 questions offer their answers") for note in found["notes"])
+    rows = read_rows(tmp_path / "run")
+    assert [bool(row["adapter_bytes"]) for row in rows] == [False, True, True]
+    assert [row["offered"] for row in rows] == ["base"] * 3
+
+
 def test_a_run_of_everything(kb, data, tmp_path):
     found = evaluate(kb, data, settings("all,closed-book-cot", seed=3), tmp_path / "run", silent)
     rows = read_rows(tmp_path / "run")

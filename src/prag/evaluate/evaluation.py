@@ -14,6 +14,7 @@ from prag.evaluate import choosing, prepare, summary
 from prag.evaluate.run import Run
 from prag.evaluate.settings import DEPTHS, EvalSettings
 from prag.knowledge_base import KnowledgeBase
+from prag.methods.offered import offers_answers
 from prag.progress import Tell, silent
 from prag.records import PragError
 
@@ -83,6 +84,12 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
     if len(commits) > 1:
         notes.append(
             "rows of several commits: " + ", ".join(f"{n} of {c}" for c, n in commits.items())
+        )
+    if kb.settings.recipe.offered == "base":
+        left = sum(offers_answers(question.text) for question in data.questions)
+        notes.append(
+            f"{left} of {len(data.questions)} questions offer their answers (yes or no, or one of "
+            "two): the recipe leaves adapters out there, those of controls too"
         )
     head = {
         "set": data.name,
