@@ -241,7 +241,7 @@ SMALL = Recipe(
     ),
     wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
     merge="score",
-    beside_text=0.5,
+    beside_text=0.75,
     offered="base",
 )
 """For models under 1 B parameters: short closed-book sequences and a stronger training, of adapters
