@@ -403,7 +403,7 @@ def test_nothing_to_build_and_not_built_yet(base, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_adapters_in_half_the_bytes(kb, base, tmp_path, dtype):
-    half = KnowledgeBase.create(tmp_path / "half", base, QUICK, adapter_dtype=dtype)
+    half = KnowledgeBase.create(tmp_path / "half", base, QUICK, codec=dtype)
     half.add(tmp_path / "towers.jsonl")
     half.augment(augmenter=WrittenAugmenter())
     half.build()
@@ -412,8 +412,8 @@ def test_adapters_in_half_the_bytes(kb, base, tmp_path, dtype):
         for name, (A, _) in adapters_of(kb)[key].factors.items():
             rounded = A.to(getattr(torch, dtype)).to(A.dtype)
             assert torch.equal(adapter.factors[name][0], rounded)
-    with pytest.raises(PragError, match="no dtype 'int3'"):
-        KnowledgeBase.create(tmp_path / "other", base, adapter_dtype="int3")
+    with pytest.raises(PragError, match="no codec 'int3'"):
+        KnowledgeBase.create(tmp_path / "other", base, codec="int3")
 
 
 def test_export_writes_one_folder_a_passage(kb, tmp_path):

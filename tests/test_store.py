@@ -22,9 +22,8 @@ from safetensors import safe_open
 
 from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
-from prag.store import AdapterStore, DamagedAdapter, MissingAdapter, StoredItem
+from prag.store import CODECS, AdapterStore, DamagedAdapter, MissingAdapter, StoredItem, codecs
 from prag.store import shards as shards_module
-from prag.store.adapters import DTYPES
 from prag.store.index import Index
 
 pytestmark = pytest.mark.fast
@@ -93,7 +92,7 @@ def site_lists() -> st.SearchStrategy[tuple[Site, ...]]:
     sites=site_lists(),
     rank=st.integers(1, 4),
     alpha=st.floats(0.125, 64.0),
-    kind=st.sampled_from(["float32", "float16", "bfloat16"]),
+    kind=st.sampled_from(CODECS),
     count=st.integers(1, 5),
     seed=st.integers(0, 2**31),
 )
@@ -108,12 +107,15 @@ def test_what_is_read_is_what_was_stored(sites, rank, alpha, kind, count, seed) 
             read = store.read_many([item.key for item in batch])
             assert list(read) == [item.key for item in batch]
             for item in batch:
-                stored = flatten(item.adapter, sites).to(DTYPES[kind])
+                vector = flatten(item.adapter, sites)
+                data = bytearray(codecs.encode(vector, kind))
+                exact = codecs.FLOATS.get(kind, torch.float32)
+                stored = codecs.decode(data, kind, vector.numel(), exact)
                 got = read[item.key]
                 assert (got.rank, got.alpha) == (rank, alpha)
                 assert list(got.factors) == [site.name for site in sites]
                 assert torch.equal(flatten(got, sites), stored.float())
-                raw = flatten(store.read(item.key, DTYPES[kind]), sites)
+                raw = flatten(store.read(item.key, exact), sites)
                 assert torch.equal(raw.view(torch.uint8), stored.view(torch.uint8))
             assert store.verify().damaged == ()
 
@@ -154,6 +156,19 @@ def test_the_example_of_the_documentation_runs(store: AdapterStore, tmp_path: Pa
         assert torch.equal(read[name][0], A)
         assert torch.equal(read[name][1], B)
     assert names["scale"] == 16.0
+
+
+@pytest.mark.parametrize("codec", sorted(codecs.LEVELS))
+def test_the_digits_of_the_documentation(store: AdapterStore, codec: str) -> None:
+    store.commit(items(1, 2), SITES, codec)
+    page = Path(__file__).parent.parent / "docs" / "store-format.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)[1]
+    with safe_open(shard_of(store, 2), framework="pt") as file:
+        vector = file.get_tensor(str(key(2)))
+    expected = flatten(store.read(key(2)), SITES)
+    names = {"vector": vector, "levels": codecs.LEVELS[codec], "P": expected.numel()}
+    exec(code, names)
+    assert torch.equal(torch.from_numpy(names["numbers"]).float(), expected)
 
 
 def test_keys_examples_and_length(store: AdapterStore) -> None:

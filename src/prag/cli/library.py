@@ -31,8 +31,9 @@ def init(
     ] = None,
     retriever: Annotated[str, typer.Option(help="bm25, dense or hybrid.")] = "bm25",
     chunk_words: Annotated[int, typer.Option(help="Words of a passage cut from a document.")] = 100,
-    adapter_dtype: Annotated[
-        str, typer.Option(help="How adapters are stored: float32, float16 or bfloat16.")
+    codec: Annotated[
+        str,
+        typer.Option(help="float32, float16, bfloat16, int8, int4, base6, int2 or base3."),
     ] = "float32",
 ) -> None:
     """Make a new, empty knowledge base for a model."""
@@ -46,7 +47,7 @@ def init(
         chosen,
         retriever=retriever,
         chunk_words=chunk_words,
-        adapter_dtype=adapter_dtype,
+        codec=codec,
     )
     console.print(
         f"{kb}: new knowledge base for {escape(model)} (fingerprint {made.settings.base}), recipe "

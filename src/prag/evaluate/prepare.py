@@ -123,8 +123,8 @@ def extra_adapters(
     with AdapterStore.open(folder / "adapters") as store:
         store.sweep()
         good, _ = keep_good(store, plan, tell)
-        dtype = kb.settings.adapter_dtype
-        encode_missing(base, recipe, store, plan, good, TOKENS_A_STEP, dtype, tell)
+        codec = kb.settings.codec
+        encode_missing(base, recipe, store, plan, good, TOKENS_A_STEP, codec, tell)
     shelf = AdapterStore.open(folder / "adapters", readonly=True)
     by_passage = {key.passage: key for key in lessons}
 

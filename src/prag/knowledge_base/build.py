@@ -21,7 +21,7 @@ from prag.prompts import Lesson, lesson
 from prag.quiet import quiet_of
 from prag.records import AdapterKey, Augmentation, Passage
 from prag.replay import check_replay, first_layer, sites_of
-from prag.store import AdapterStore, Kind, StoredItem
+from prag.store import AdapterStore, Codec, StoredItem
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def encode_missing(
     plan: Plan,
     good: set[AdapterKey],
     tokens_a_step: int,
-    kind: Kind,
+    codec: Codec,
     progress: Tell,
 ) -> int:
     """Train what is not there, a group at a time, each committed when it is done.
@@ -116,7 +116,7 @@ def encode_missing(
 
     Args:
         tokens_a_step: padded tokens that passages which train together may have in a step.
-        kind: the dtype in which adapters are stored.
+        codec: in which adapters are stored.
 
     Returns:
         How many adapters were trained.
@@ -151,7 +151,7 @@ def encode_missing(
                 for le, adapter in zip(group, adapters, strict=True)
             ],
             sites,
-            kind,
+            codec,
         )
         encoded += len(group)
     progress("encode", total, total)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from prag.augment import Augmenter, self_augmenter
 from prag.config import GenerateConfig, Recipe, default_recipe
@@ -32,7 +32,7 @@ from prag.progress import Tell, silent
 from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
-from prag.store import DTYPES, Kind
+from prag.store import CODECS
 
 TOKENS_A_STEP = 1024
 """Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
@@ -50,7 +50,7 @@ class KnowledgeBase(Reader):
         *,
         retriever: str = "bm25",
         chunk_words: int = 100,
-        adapter_dtype: str = "float32",
+        codec: str = "float32",
     ) -> KnowledgeBase:
         """A new, empty knowledge base.
 
@@ -62,8 +62,8 @@ class KnowledgeBase(Reader):
                 parameters, else `paper`.
             retriever: `bm25`, `dense` or `hybrid`.
             chunk_words: the length of the passages that documents are cut into.
-            adapter_dtype: `float32`, `float16` or `bfloat16`: how adapters are stored. They are
-                trained and used in the model's own precision.
+            codec: how adapters are stored, one of `prag.store.CODECS`. They are trained and used
+                in the model's own precision.
 
         Raises:
             PragError: the folder is in use or cannot be written, or the model will not do.
@@ -75,8 +75,8 @@ class KnowledgeBase(Reader):
             raise PragError(f"{folder} exists and is not an empty folder; use another one")
         if chunk_words < 1:
             raise PragError("a passage has at least 1 word")
-        if adapter_dtype not in DTYPES:
-            raise PragError(f"no dtype {adapter_dtype!r}: use one of {', '.join(DTYPES)}")
+        if codec not in CODECS:
+            raise PragError(f"no codec {codec!r}: use one of {', '.join(CODECS)}")
         if retriever not in KINDS:
             raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
         if isinstance(model, str) and Path(model).is_dir():
@@ -88,7 +88,7 @@ class KnowledgeBase(Reader):
             recipe=recipe or default_recipe(base.parameters),
             retriever=retriever,
             chunk_words=chunk_words,
-            adapter_dtype=cast(Kind, adapter_dtype),
+            codec=codec,
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -259,7 +259,7 @@ class KnowledgeBase(Reader):
                 plan,
                 good,
                 TOKENS_A_STEP,
-                self.settings.adapter_dtype,
+                self.settings.codec,
                 tell,
             )
             clock.lap("encode")

@@ -10,7 +10,7 @@ from typing import Any
 from prag.config import Recipe, recipe_from_dict, recipe_to_dict
 from prag.disk import explain, replace_text
 from prag.records import PragError
-from prag.store import Kind
+from prag.store import Codec
 
 FORMAT = 1
 FILE = "prag.json"
@@ -39,7 +39,7 @@ class Settings:
     recipe: Recipe
     retriever: str = "bm25"
     chunk_words: int = 100
-    adapter_dtype: Kind = "float32"  # in which adapters are stored
+    codec: Codec = "float32"  # in which adapters are stored
     origins: tuple[str, ...] = ()
     built: Built | None = field(default=None)
 
@@ -73,7 +73,7 @@ def load(folder: Path) -> Settings:
             recipe=_recipe(data["recipe"]),
             retriever=data["retriever"],
             chunk_words=data["chunk_words"],
-            adapter_dtype=data["adapter_dtype"],
+            codec=data["codec"] if "codec" in data else data["adapter_dtype"],
             origins=tuple(data["origins"]),
             built=_built(data["built"]),
         )

@@ -100,6 +100,7 @@ _TELLS = {
     "merge": "merge {}",
     "beside_text": "beside text x {}",
     "offered": "offered: {}",
+    "codec": "stored as {}",
     "seed": "seed {}",
     "gold": "gold passages: {}",
     "top_k": "k = {}",

@@ -15,6 +15,7 @@ _ALIKE = (
     "merge",
     "beside_text",
     "offered",
+    "codec",
     "gold",
     "top_k",
     "metrics",

@@ -1,16 +1,17 @@
 """The adapter store: durable, checksummed, memory-mapped. Its format is docs/store-format.md."""
 
-from prag.store.adapters import DTYPES, AdapterStore, Kind, StoredItem
+from prag.store.adapters import AdapterStore, StoredItem
+from prag.store.codecs import CODECS, Codec
 from prag.store.errors import DamagedAdapter, MissingAdapter
 from prag.store.upkeep import CompactReport, Damage, StoreSize, SweepReport, VerifyReport
 
 __all__ = [
-    "DTYPES",
+    "CODECS",
     "AdapterStore",
+    "Codec",
     "CompactReport",
     "Damage",
     "DamagedAdapter",
-    "Kind",
     "MissingAdapter",
     "StoreSize",
     "StoredItem",

@@ -8,25 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import torch
 
 from prag.disk import sync
 from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
-from prag.store import upkeep
+from prag.store import codecs, upkeep
+from prag.store.codecs import Codec
 from prag.store.errors import DamagedAdapter, MissingAdapter, explained
 from prag.store.index import Index, Row, layout_id, sites_to_json
 from prag.store.shards import ShardDamage, ShardFolder, checksum
-
-Kind = Literal["float32", "float16", "bfloat16"]
-
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class AdapterStore:
         return self._index.examples(keys)
 
     def commit(
-        self, items: Sequence[StoredItem], sites: Sequence[Site], kind: Kind = "float32"
+        self, items: Sequence[StoredItem], sites: Sequence[Site], codec: Codec = "float32"
     ) -> None:
         """Store a batch of adapters as one shard. When this returns they survive a power cut.
 
@@ -143,11 +135,11 @@ class AdapterStore:
         Args:
             items: the adapters, all of one rank and one alpha, each key once; none is no work.
             sites: the sites that every one of them covers.
-            kind: the dtype to store them in.
+            codec: how their numbers are stored (`codecs`).
 
         Raises:
             PragError: the disk is full, the folder cannot be written, or a number does not fit
-                into `kind`.
+                into `codec`.
             ValueError: the batch is not as described above.
         """
         self._must_write()
@@ -155,25 +147,24 @@ class AdapterStore:
             return
         rank, alpha = _form(items, sites)
         layout = sites_to_json(sites)
-        width = DTYPES[kind].itemsize
         sums: list[str] = []
 
         def payloads() -> Iterator[memoryview]:
             for item in items:
-                payload = _encode(item, sites, kind)
+                payload = _encode(item, sites, codec)
                 sums.append(checksum(payload))
                 yield payload
 
         shard, entries = self._shards.write(
-            upkeep.metadata(kind, rank, alpha, layout),
-            upkeep.SAFETENSORS_DTYPES[kind],
+            upkeep.metadata(codec, rank, alpha, layout),
+            codecs.SAFETENSORS[codec],
             [str(item.key) for item in items],
-            numbers(sites, rank) * width,
-            width,
+            codecs.length(codec, numbers(sites, rank)),
+            codecs.width(codec),
             payloads(),
         )
         created = int(time.time())
-        form = (kind, rank, float(alpha), layout_id(layout))
+        form = (codec, rank, float(alpha), layout_id(layout))
         rows = [
             Row(item.key, shard, e.offset, e.length, *form, digest, item.examples, created)
             for item, e, digest in zip(items, entries, sums, strict=True)
@@ -294,12 +285,12 @@ class AdapterStore:
         if checksum(data) != row.checksum:
             raise ShardDamage("its checksum does not match")
         sites = self._index.sites(row.layout)
-        stored = DTYPES.get(row.dtype)
-        if sites is None or stored is None:
+        if sites is None or row.dtype not in codecs.CODECS:
             raise ShardDamage("the index does not know its layout or its dtype")
-        if row.length != numbers(sites, row.rank) * stored.itemsize:
+        P = numbers(sites, row.rank)
+        if row.length != codecs.length(row.dtype, P):
             raise ShardDamage("the index gives it another length than its layout has")
-        vector = torch.frombuffer(data, dtype=stored).to(dtype)  # [P]
+        vector = codecs.decode(data, row.dtype, P, dtype)  # [P]
         return unflatten(vector, sites, row.rank, row.alpha)
 
 
@@ -324,13 +315,9 @@ def _form(items: Sequence[StoredItem], sites: Sequence[Site]) -> tuple[int, floa
     return rank, alpha
 
 
-def _encode(item: StoredItem, sites: Sequence[Site], kind: Kind) -> memoryview:
-    """The bytes of an adapter in the dtype `kind`."""
-    vector = flatten(item.adapter, sites).detach().cpu()  # [P]
-    stored = vector.to(DTYPES[kind]).contiguous()
-    if bool((torch.isinf(stored) & ~torch.isinf(vector)).any()):
-        raise PragError(
-            f"{item.key}: a number of this adapter is too large for {kind} (the largest is "
-            f"{vector.abs().max().item():.3g}): store it as float32 or bfloat16"
-        )
-    return stored.view(torch.uint8).numpy().data
+def _encode(item: StoredItem, sites: Sequence[Site], codec: Codec) -> memoryview:
+    """The bytes of an adapter."""
+    try:
+        return codecs.encode(flatten(item.adapter, sites).detach().cpu(), codec)
+    except PragError as error:
+        raise PragError(f"{item.key}: {error}") from error

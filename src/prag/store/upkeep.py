@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prag.records import AdapterKey, PragError
+from prag.store import codecs
 from prag.store.errors import explained
 from prag.store.index import FORMAT_VERSION, Index, Row, sites_to_json
 from prag.store.shards import (
@@ -17,9 +18,6 @@ from prag.store.shards import (
     read_entry,
     read_header,
 )
-
-SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 MAX_ADAPTERS = 100_000
 """Adapters that compaction puts into one shard, so that the header stays readable."""
@@ -95,12 +93,12 @@ class _Source:
     garbage: bool
 
 
-def metadata(kind: str, rank: int, alpha: float, sites: str) -> dict[str, str]:
+def metadata(codec: str, rank: int, alpha: float, sites: str) -> dict[str, str]:
     """The `__metadata__` of a shard; `sites` is their JSON."""
     return {
         "format": "prag-adapters",
         "format_version": str(FORMAT_VERSION),
-        "dtype": kind,
+        "dtype": codec,
         "rank": str(rank),
         "alpha": repr(float(alpha)),
         "sites": sites,
@@ -233,10 +231,10 @@ def _move(index: Index, shards: ShardFolder, rows: Sequence[Row]) -> None:
     try:
         shard, entries = shards.write(
             metadata(first.dtype, first.rank, first.alpha, sites_to_json(sites)),
-            SAFETENSORS_DTYPES[first.dtype],
+            codecs.SAFETENSORS[first.dtype],
             [str(row.key) for row in rows],
             first.length,
-            WIDTHS[first.dtype],
+            codecs.width(first.dtype),
             payloads(),
         )
     except ShardDamage as damage:
