@@ -29,13 +29,14 @@ from prag.evaluate.conditions import GROUPS, condition_named
 from prag.evaluate.conflict import change, changed_augmentation
 from prag.evaluate.forgetting import perplexity
 from prag.evaluate.grid import Job, jobs
-from prag.evaluate.prepare import FORMAT_ONLY, extra_adapters
+from prag.evaluate.prepare import FORMAT_ONLY, extra_adapters, stored_as
 from prag.evaluate.rows import RowFile, read_rows
 from prag.evaluate.summary import COSTS, MEASURES, contrasts, summarise
 from prag.evaluate.texts import general_questions, held_paragraphs
 from prag.lora import merge
 from prag.methods import METHODS
 from prag.records import Augmentation, Hit, Passage, QAPair
+from prag.store import CODECS
 
 pytestmark = pytest.mark.fast
 
@@ -96,6 +97,8 @@ def test_conditions_are_named_once_and_in_order():
     assert {c.k for c in found if c.control == "noise"} == {1, 3, 5, 10}
     assert condition_named("flare-cot").reasons
     assert condition_named("in-context@noise-7").k == 7
+    assert condition_named("combined@base6").codec == "base6"
+    assert {c.codec for c in parse_conditions("codecs")} == set(CODECS) - {"float32"}
 
 
 def test_all_is_every_method_and_every_control():
@@ -111,7 +114,7 @@ def test_all_is_every_method_and_every_control():
 
 @pytest.mark.parametrize(
     "bad", ["", "magic", "parametric@noise-0", "flare@noise-3", "closed-book@noise-3", "x-cot",
-            "in-context@general", "ircot@conflict", "parametric@loud"]
+            "in-context@general", "ircot@conflict", "parametric@loud", "in-context@int8"]
 )  # fmt: skip
 def test_what_is_no_condition_says_what_there_is(bad):
     with pytest.raises(PragError, match=r"use closed-book.*forgetting"):
@@ -274,6 +277,35 @@ def test_a_run_says_how_many_questions_were_left_to_the_base_model(kb, tmp_path)
     rows = read_rows(tmp_path / "run")
     assert [bool(row["adapter_bytes"]) for row in rows] == [False, True, True]
     assert [row["offered"] for row in rows] == ["base"] * 3
+
+
+def test_adapters_in_fewer_bytes(kb, data, tmp_path):
+    labels = "parametric,parametric@float32,parametric@int8,parametric@base3"
+    found = evaluate(kb, data, settings(labels), tmp_path / "run")
+    by = {}
+    for row in read_rows(tmp_path / "run"):
+        assert row["error"] is None
+        by.setdefault(row["method"], {})[row["id"]] = row
+    for i, row in by["parametric"].items():
+        assert by["parametric@float32"][i]["raw"] == row["raw"]
+        assert [h["adapter"] for h in by["parametric@base3"][i]["hits"]] == [
+            h["adapter"] for h in row["hits"]
+        ]
+    library = kb.library()
+    whole = library.adapter(kb.passages()[0].id)
+    again = stored_as(library, "base3").adapter(kb.passages()[0].id)
+    few = {f.numel() for pair in again.adapter.factors.values() for f in pair}
+    assert few == {f.numel() for pair in whole.adapter.factors.values() for f in pair}
+    assert again.bytes < whole.bytes / 15
+    assert any(
+        not torch.equal(again.adapter.factors[name][0], A)
+        for name, (A, _) in whole.adapter.factors.items()
+    )
+    codecs = {point["codec"]: point for point in found["codecs"]["parametric"]}
+    assert list(codecs) == ["float32", "int8", "base3"]
+    assert codecs["float32"]["presence_change"] == codecs["float32"]["f1_change"] == 0
+    assert codecs["base3"]["adapter_bytes"] == 2 * again.bytes
+    assert set(found["methods"]) == {"parametric"}
 
 
 def test_a_run_of_everything(kb, data, tmp_path):

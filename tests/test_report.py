@@ -27,7 +27,7 @@ from prag.report.labels import contrast_name, grouped, ordered, run_names, style
 from prag.report.load import load_run
 from prag.report.placing import Box, apart, place
 from prag.report.pooling import pooled
-from prag.report.tables import contrasts, kept, main, signed
+from prag.report.tables import codecs, contrasts, kept, main, signed
 
 pytestmark = pytest.mark.fast
 
@@ -445,7 +445,7 @@ def _loaded(rows: list[dict[str, Any]], **more: Any) -> Any:
     from prag.report.load import Run
 
     empty = {"about": {}, "methods": {}, "types": (), "contrasts": (), "retrieval": {}, "noise": {}}
-    empty |= {"conflict": None, "forgetting": (), "errors": (), "notes": ()}
+    empty |= {"conflict": None, "codecs": {}, "forgetting": (), "errors": (), "notes": ()}
     known = {"folder": Path("own"), "set": "own", "n": 1, "complete": True, **empty}
     return Run(**(known | {"rows": tuple(rows)} | more))
 
@@ -689,6 +689,33 @@ def test_runs_that_differ_in_more_than_their_set_are_not_pooled(
     make_run(tmp_path / "b", **{"name": "2wikimultihopqa", "n": 50, "seed": 0, **changes})
     assert pooled([load_run(tmp_path / name) for name in "ab"]) == ()
     assert pooled([load_run(tmp_path / "a")]) == ()
+
+
+def test_codecs_have_a_curve_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapters as they are stored are the curve's last point."""
+    few = {"codec": "base6", "n": 3, "presence": 0.5, "adapter_bytes": 92400.0}
+    few |= {"presence_change": -0.1, "presence_change_ci": [-0.2, 0.05], "f1_change": 0.0}
+    methods = {"parametric": {"n": 3, "errors": 0, "presence": 0.6, "adapter_bytes": 1013760}}
+    run = _load(tmp_path, methods=methods, codecs={"parametric": [few]})
+    cells = [
+        "own",
+        "parametric",
+        "base6",
+        "92,400",
+        "0.500",
+        "−0.100 (−0.20 to 0.05)",
+        "+0.000",
+        "3",
+    ]
+    assert codecs([run], ["own"]) == [cells]
+    page = make_report([tmp_path / "run"], tmp_path / "out").page.read_text()
+    assert "92,400" in page
+    assert (tmp_path / "out/figures/codecs-own.png").is_file()
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_finish", lambda kind, figure, alt: drawn.append(figure))
+    figures.codecs(run, "own")
+    (line,) = drawn[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[92400.0, 0.5], [1013760.0, 0.6]]
 
 
 def test_what_is_kept_of_a_gain_stands_under_the_noise(tmp_path: Path) -> None:

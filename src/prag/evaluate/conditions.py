@@ -8,6 +8,7 @@ A condition has a label, which is what a user writes and what rows and tables ca
     format-only         parametric with an adapter trained on passages outside the corpus
     METHOD@noise-K      1 gold passage among K, the others of other questions
     METHOD@conflict     gold passages whose answer is replaced by another one
+    METHOD@CODEC        the adapters as a store with that codec would give them back
     closed-book@general, parametric@general, perplexity     forgetting
 """
 
@@ -20,9 +21,10 @@ from typing import Literal, TypeAlias
 
 from prag.methods import METHODS
 from prag.records import PragError
+from prag.store import CODECS, Codec
 
 Control: TypeAlias = Literal[
-    "none", "shuffled", "format-only", "noise", "conflict", "general", "perplexity"
+    "none", "shuffled", "format-only", "noise", "conflict", "codec", "general", "perplexity"
 ]
 
 NOISE_SIZES = (1, 3, 5, 10)
@@ -35,13 +37,17 @@ _COT = ("closed-book", "in-context", "parametric", "combined")
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing to compare; `k` is the number of passages of the noise control."""
+    """One thing to compare; `k` is the number of passages of the noise control.
+
+    `codec` is what its adapters go through first.
+    """
 
     label: str
     method: str
     reasons: bool = False
     control: Control = "none"
     k: int | None = None
+    codec: Codec | None = None
 
     @property
     def uses_adapters(self) -> bool:
@@ -58,6 +64,7 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
     "cot": lambda: [f"{m}-cot" for m in _COT],
     "noise": _noise,
     "conflict": lambda: [f"{m}@conflict" for m in _WITH_CONFLICT],
+    "codecs": lambda: [f"parametric@{codec}" for codec in CODECS[1:]],
     "forgetting": lambda: ["closed-book@general", "parametric@general", "perplexity"],
     "controls": lambda: [
         "shuffled",
@@ -69,7 +76,8 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
     "all": lambda: [*METHODS, *GROUPS["controls"]()],
 }
 """Names that stand for several conditions. `all` is every method and control that answers
-directly; `cot` adds the chain-of-thought variants, which the paper uses for 2Wiki and HotpotQA."""
+directly; `cot` adds the chain-of-thought variants, which the paper uses for 2Wiki and HotpotQA;
+`codecs` is parametric in fewer bytes."""
 
 
 def parse_conditions(text: str) -> tuple[Condition, ...]:
@@ -112,11 +120,14 @@ def condition_named(label: str) -> Condition:
         return Condition(label, method, reasons, "conflict")
     if control == "general" and method in ("closed-book", "parametric"):
         return Condition(label, method, reasons, "general")
+    codec = next((codec for codec in CODECS if codec == control), None)
+    if codec is not None and METHODS[method].uses_adapters:
+        return Condition(label, method, reasons, "codec", codec=codec)
     raise PragError(f"no control {control!r} of {method!r}: {_choices()}")
 
 
 def _choices() -> str:
     return (
         f"use {', '.join(METHODS)}, each also with -cot, shuffled, format-only, METHOD@noise-K, "
-        f"METHOD@conflict, or a group: {', '.join(GROUPS)}"
+        f"METHOD@conflict, METHOD@CODEC, or a group: {', '.join(GROUPS)}"
     )

@@ -13,11 +13,12 @@ from prag.evaluate.texts import FORMAT_ORIGIN, format_passages
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.build import Plan, encode_missing, keep_good, plan_lessons
 from prag.knowledge_base.knowledge_base import TOKENS_A_STEP
+from prag.lora import Site, flatten, unflatten
 from prag.methods import Library, Shelved
 from prag.progress import Tell
 from prag.prompts import Lesson
 from prag.records import AdapterKey, Augmentation, Document, Passage, PragError, content_id
-from prag.store import AdapterStore
+from prag.store import AdapterStore, Codec, codecs
 
 FORMAT_ONLY = "format-only"
 
@@ -148,6 +149,24 @@ def _format_lesson(kb: KnowledgeBase) -> Lesson:
         lesson.examples[i] for i, lesson in zip(range(size), each * size, strict=False)
     )
     return Lesson(content_id(FORMAT_ONLY), examples)
+
+
+def stored_as(library: Library, codec: Codec) -> Library:
+    """A library whose adapters come back as a store with that codec gives them back."""
+
+    def adapter(passage_id: str) -> Shelved | None:
+        shelved = library.adapter(passage_id)
+        if shelved is None:
+            return None
+        kept = shelved.adapter
+        sites = tuple(Site(n, A.shape[1], B.shape[0]) for n, (A, B) in kept.factors.items())
+        vector = flatten(kept, sites)  # [P]
+        data = bytearray(codecs.encode(vector, codec))
+        vector = codecs.decode(data, codec, vector.numel(), vector.dtype)
+        read = unflatten(vector, sites, kept.rank, kept.alpha)
+        return Shelved(shelved.key, read, len(data))
+
+    return replace(library, adapter=adapter)
 
 
 def with_extra(

@@ -99,6 +99,8 @@ class Run:
         tell("answer", done, total)
         for assignment in todo:
             library = libraries[assignment.condition.control]
+            if assignment.condition.codec is not None:
+                library = prepare.stored_as(library, assignment.condition.codec)
             size = self.settings.generate.rows
             for at in range(0, len(assignment.questions), size):
                 batch = assignment.questions[at : at + size]

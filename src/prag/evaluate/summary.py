@@ -66,6 +66,7 @@ def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
         "contrasts": contrasts(plain, seed),
         "noise": _noise(by_label, seed),
         "conflict": _conflict(by_label, seed),
+        "codecs": _codecs(by_label, seed),
         "forgetting": _forgetting(by_label, seed),
         "errors": [
             {"id": row["id"], "method": row["method"], "error": row["error"]}
@@ -201,6 +202,32 @@ def _conflict(by_label: Mapping[str, Mapping[str, Row]], seed: int) -> dict[str,
             entry |= _mean("keeps", [row["measures"]["presence"] for row in good], seed)
         methods[label.partition("@")[0]] = entry
     return {"n": len(questions), "methods": methods} if methods else {}
+
+
+def _codecs(by_label: Mapping[str, Mapping[str, Row]], seed: int) -> dict[str, Any]:
+    """By method: each codec's presence, and what it differs by from the adapters as they are."""
+    curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for label, own in by_label.items():
+        condition = condition_named(label)
+        good = [row for row in own.values() if _ok(row)]
+        if condition.codec is None or not good:
+            continue
+        method = label.partition("@")[0]
+        entry = {"codec": condition.codec, **_some(good, seed), "errors": len(own) - len(good)}
+        entry["adapter_bytes"] = sum(row["adapter_bytes"] for row in good) / len(good)
+        whole = by_label.get(method, {})
+        both = [row["id"] for row in good if row["id"] in whole and _ok(whole[row["id"]])]
+        if both:
+            for measure in ("presence", "f1"):
+                c = paired(
+                    [own[i]["measures"][measure] for i in both],
+                    [whole[i]["measures"][measure] for i in both],
+                    seed,
+                )
+                entry[f"{measure}_change"] = round(c.difference, 4)
+                entry[f"{measure}_change_ci"] = _pair(c.low, c.high)
+        curves[method].append(entry)
+    return {method: sorted(c, key=lambda p: -p["adapter_bytes"]) for method, c in curves.items()}
 
 
 def _forgetting(by_label: Mapping[str, Mapping[str, Row]], seed: int) -> dict[str, Any]:

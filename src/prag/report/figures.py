@@ -209,6 +209,49 @@ def noise(run: Run, name: str) -> Drawing | None:
     return _finish("noise", figure, f"Presence with one gold passage among several, on {name}")
 
 
+def codecs(run: Run, name: str) -> Drawing | None:
+    """Presence against the bytes of the adapters, a point a codec; all the bits are the last."""
+    curves = {label: _by_bytes(run, label) for label in ordered(run.codecs)}
+    curves = {label: points for label, points in curves.items() if points}
+    if not curves:
+        return None
+    figure, axes = _figure(3.2)
+    for label, points in curves.items():
+        drawn = style(label)
+        sizes, means = [x for _, x, _ in points], [e.value for *_, e in points]
+        lows = [e.value if e.low is None else e.low for *_, e in points]
+        highs = [e.value if e.high is None else e.high for *_, e in points]
+        axes.fill_between(sizes, lows, highs, color=drawn.colour, alpha=0.13, linewidth=0)
+        fill = "white" if drawn.hollow else drawn.colour
+        axes.plot(
+            sizes, means, color=drawn.colour, marker=drawn.marker, mfc=fill, label=_plain(label)
+        )
+    longest = max(curves.values(), key=len)
+    axes.set_xscale("log")
+    axes.set_xticks([x for _, x, _ in longest], [f"{n}\n{x / 1000:,.0f}" for n, x, _ in longest])
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlabel("adapters of a question, kB")
+    axes.set_ylabel("answer presence")
+    axes.set_ylim(bottom=0)
+    axes.set_title(_plain(name, TITLE), loc="left")
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
+    return _finish("codecs", figure, f"Presence against the bytes of stored adapters, on {name}")
+
+
+def _by_bytes(run: Run, label: str) -> list[tuple[str, float, Estimate]]:
+    points = [
+        (p.codec, p.bytes, p.measures["presence"])
+        for p in run.codecs[label]
+        if "presence" in p.measures and p.bytes > 0
+    ]
+    whole = run.methods.get(label)
+    if whole is not None and "presence" in whole.measures and whole.costs.get("adapter_bytes"):
+        as_stored = str(run.about.get("codec") or "float32")
+        points.append((as_stored, whole.costs["adapter_bytes"], whole.measures["presence"]))
+    return sorted(points, key=lambda p: p[1])
+
+
 def conflict(run: Run, name: str) -> Drawing | None:
     """How often each method follows the substituted answer (filled) or keeps the old (hollow)."""
     if run.conflict is None or not run.conflict.methods:

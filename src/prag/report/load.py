@@ -73,6 +73,17 @@ class NoisePoint:
 
 
 @dataclass(frozen=True)
+class CodecPoint:
+    """A method whose adapters went through a codec; `change` is from the adapters as they are."""
+
+    codec: str
+    n: int
+    bytes: float  # of adapters, a question
+    measures: dict[str, Estimate]
+    change: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class ConflictResult:
     """How often a method follows a substituted answer, and how often it keeps the old one."""
 
@@ -121,6 +132,7 @@ class Run:
     retrieval: dict[str, Estimate]
     noise: dict[str, tuple[NoisePoint, ...]]
     conflict: Conflict | None
+    codecs: dict[str, tuple[CodecPoint, ...]]
     forgetting: tuple[Forgetting, ...]
     errors: tuple[dict[str, Any], ...]
     rows: tuple[dict[str, Any], ...]
@@ -179,6 +191,9 @@ def _run(folder: Path, data: Any, rows: list[dict[str, Any]], notes: list[str]) 
             for label, points in _items(data, "noise")
         },
         conflict=_conflict(conflict) if conflict else None,
+        codecs={
+            str(label): tuple(_codec(p) for p in points) for label, points in _items(data, "codecs")
+        },
         forgetting=tuple(_forgetting(data.get("forgetting") or {})),
         errors=tuple(dict(e) for e in data.get("errors") or ()),
         rows=tuple(rows),
@@ -232,6 +247,17 @@ def _method(data: dict[str, Any]) -> MethodResult:
         errors=int(data.get("errors") or 0),
         measures=_estimates(data, MEASURES),
         costs={name: cost for name, cost in costs.items() if cost is not None},
+    )
+
+
+def _codec(data: dict[str, Any]) -> CodecPoint:
+    changes = {measure: _estimate(data, f"{measure}_change") for measure in ("presence", "f1")}
+    return CodecPoint(
+        str(data["codec"]),
+        int(data["n"]),
+        float(data["adapter_bytes"]),
+        _estimates(data, MEASURES),
+        {measure: change for measure, change in changes.items() if change is not None},
     )
 
 

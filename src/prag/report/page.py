@@ -91,6 +91,7 @@ def _draw(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Drawing]
                 figures.types(run, name),
                 figures.noise(run, name),
                 figures.conflict(run, name),
+                figures.codecs(run, name),
             ]
             drawn += [(f"{d.kind}-{end}.png", d) for d in made if d is not None]
     return drawn
@@ -118,6 +119,7 @@ def _context(
         "kept": tables.kept(runs, names),
         "retrieval": tables.retrieval(runs, names),
         "conflict": tables.conflict(runs, names),
+        "codecs": tables.codecs(runs, names),
         "forgetting": tables.forgetting(runs, names),
         "figures": {
             kind: [_shown(file, d) for file, d in drawn if d.kind == kind]

@@ -216,6 +216,25 @@ def kept(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]:
     ]
 
 
+def codecs(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]:
+    """By run, method and codec: bytes a question, presence, and the change from all the bits."""
+    return [
+        [
+            name,
+            label,
+            point.codec,
+            f"{point.bytes:,.0f}",
+            both(point.measures.get("presence")),
+            signed(point.change.get("presence")),
+            signed(point.change.get("f1")),
+            f"{point.n:,}",
+        ]
+        for run, name in zip(runs, names, strict=True)
+        for label in ordered(run.codecs)
+        for point in run.codecs[label]
+    ]
+
+
 def retrieval(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """The measures of retrieval that any run has, and a line for each run that has them."""
     heads: list[str] = []
