@@ -8,15 +8,18 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from prag.bench import answering, bench_answer, bench_encode, encoding
+from prag.bench import answering, bench_answer, bench_encode, bench_store, encoding, storing
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.timing import Spread, alternate, ratio
 from prag.cli.bench import bench
 from prag.config import PAPER, SMALL
 from prag.encode import encode_group
 from prag.evaluate.texts import format_passages
+from prag.lora import numbers
 from prag.prompts import lesson
 from prag.records import Answer, PragError
+from prag.replay import sites_of
+from prag.store import CODECS, codecs
 
 pytestmark = pytest.mark.fast
 
@@ -142,21 +145,50 @@ def test_the_seconds_of_an_answer_are_those_of_twenty_tokens():
         answering._figures([said(1, 1.0, 1.0)])
 
 
+def test_stores_hold_what_their_figures_say(tiny, monkeypatch):
+    monkeypatch.setattr(storing, "BATCH", 20)
+    monkeypatch.setattr(storing, "READS", 10)
+    found = bench_store(tiny, adapters=50, rounds=2)
+    assert found["codecs"].keys() == set(CODECS)
+    P = numbers(sites_of(tiny, SMALL.train), SMALL.train.rank)
+    for codec, figures in found["codecs"].items():
+        assert figures["bytes"] == codecs.length(codec, P)
+        assert figures["over_published"] == found["published_bytes"] / figures["bytes"]
+        assert figures["read_ms"] > 0
+    errors = [found["codecs"][c]["error"] for c in ("float32", "int8", "int4", "base6", "int2")]
+    assert errors == sorted(errors)
+    assert errors[0] == 0
+    weights = 4 * numbers(sites_of(tiny, PAPER.train), PAPER.train.rank)
+    assert weights < found["published_bytes"] < weights + 10_000
+    assert found["stores"].keys() == {"20", "50"}
+    for store in found["stores"].values():
+        assert 0 < store["read_p50_us"] <= store["read_p99_us"]
+        assert store["open_ms"] > 0
+        assert store["index_bytes"] > 0
+
+
+def test_a_reader_that_fails_says_why(tmp_path):
+    with pytest.raises(PragError, match="no adapter store yet"):
+        storing._read(tmp_path / "none", 5)
+
+
 def said(tokens, first, seconds):
     timings = {"generate": seconds}
     return Answer("?", "m", "", "", (), 9, tokens, timings, first_token_seconds=first)
 
 
-@pytest.mark.parametrize("what", ["encode", "answer"])
+@pytest.mark.parametrize("what", ["encode", "answer", "store"])
 def test_the_last_line_is_json(tiny, monkeypatch, what):
     monkeypatch.setattr("prag.model.load_model", lambda _: tiny)
     monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
     monkeypatch.setattr(encoding, "PUBLISHED_LENGTH", 700)
     monkeypatch.setattr(encoding, "PRODUCTS", 1)
-    command = [what, "--quick"]
+    monkeypatch.setattr(storing, "BATCH", 20)
+    few = ["--adapters", "30"] if what == "store" else []
+    command = [what, "--quick", *few]
     shown = CliRunner().invoke(bench, command).stdout.splitlines()
     assert len(shown) > 5
-    assert json.loads(shown[-1])["runs"]
+    assert isinstance(json.loads(shown[-1])["stores" if few else "runs"], dict)
     alone = CliRunner().invoke(bench, [*command, "--json"]).stdout.splitlines()
     assert len(alone) == 1
     assert json.loads(alone[0]).keys() == json.loads(shown[-1]).keys()

@@ -35,6 +35,7 @@ EVERY = 10.0
 _UNITS = {
     "encode": "tokens",
     "check": "adapters",
+    "store": "adapters",
     "answer": "rows",
     "read": "texts",
     "measure": "runs",

@@ -2,5 +2,6 @@
 
 from prag.bench.answering import bench_answer
 from prag.bench.encoding import bench_encode
+from prag.bench.storing import bench_store
 
-__all__ = ["bench_answer", "bench_encode"]
+__all__ = ["bench_answer", "bench_encode", "bench_store"]

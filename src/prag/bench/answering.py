@@ -188,7 +188,7 @@ def _shelf(base: BaseModel, folder: Path) -> _Shelf:
         tuple(folder / f"peft-{n}" for n in range(len(passages))),
     )
     generator = torch.Generator().manual_seed(0)
-    adapters = [_drawn(sites, recipe, base.dtype, generator) for _ in passages]
+    adapters = [drawn(sites, recipe, base.dtype, generator) for _ in passages]
     items = [StoredItem(shelf.key(p.id), a, "") for p, a in zip(passages, adapters, strict=True)]
     store.commit(items, sites)
     for passage, adapter, where in zip(passages, adapters, shelf.folders, strict=True):
@@ -196,9 +196,10 @@ def _shelf(base: BaseModel, folder: Path) -> _Shelf:
     return shelf
 
 
-def _drawn(
+def drawn(
     sites: Sequence[Site], recipe: Recipe, dtype: torch.dtype, generator: torch.Generator
 ) -> Adapter:
+    """An adapter of small numbers, normally distributed: it leaves what a model says as it is."""
     rank = recipe.train.rank
 
     def draw(*shape: int) -> torch.Tensor:

@@ -75,6 +75,62 @@ def answer(
     _last_line(found)
 
 
+@bench.command()
+def store(
+    model: Model = "smollm2",
+    adapters: Annotated[int, typer.Option(min=1, help="Of the larger store.")] = 1_000_000,
+    quick: Annotated[bool, typer.Option("--quick", help="10,000 adapters.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bytes of an adapter by codec, and what a store of many costs to open and to read."""
+    from prag.bench import bench_store
+    from prag.model import load_model
+
+    base = load_model(model)
+    with shown(err_console) as tell:
+        found = bench_store(base, min(adapters, 10_000) if quick else adapters, progress=tell)
+    if not as_json:
+        console.print(_codec_table(found))
+        console.print(_store_table(found))
+    _last_line(found)
+
+
+def _codec_table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"one adapter; as published {found['published_bytes']:,} bytes")
+    for name in ("", "bytes", "times smaller", "error", "read, ms"):
+        table.add_column(name, justify="right" if name else "left")
+    for codec, way in found["codecs"].items():
+        table.add_row(
+            codec,
+            f"{way['bytes']:,}",
+            f"{way['over_published']:.1f}",
+            f"{way['error']:.2g}",
+            f"{way['read_ms']:.2f}",
+        )
+    return table
+
+
+def _store_table(found: dict[str, Any]) -> Table:
+    table = Table(title="stores of many small adapters")
+    table.add_column("")
+    for adapters in found["stores"]:
+        table.add_column(f"{int(adapters):,}", justify="right")
+    rows = {
+        "open, ms": "open_ms",
+        "one read, median, us": "read_p50_us",
+        "one read, 99 of 100 below, us": "read_p99_us",
+        "memory of the process, MB": "process_mb",
+        "of that by opening and reading, MB": "store_mb",
+        "finding all that is there, s": "resume_s",
+        "writing all, s": "commit_s",
+        "index, bytes an adapter": "index_bytes",
+    }
+    for name, key in rows.items():
+        figures = (way[key] for way in found["stores"].values())
+        table.add_row(name, *("-" if f is None else f"{f:,.3g}" for f in figures))
+    return table
+
+
 def _ways_table(found: dict[str, Any]) -> Table:
     table = Table(title=f"answers of 20 tokens, {_rounds(found, 'closed-book')}")
     for name in ("", "first token, s", "20 tokens, s", "then tokens a second"):

@@ -1,0 +1,65 @@
+"""One process that opens a store and reads from it: `python -m prag.bench.reading FOLDER N READS`.
+
+A process of its own, so that its memory is the store's and nothing of the writer's is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from prag.records import AdapterKey
+from prag.store import AdapterStore
+
+
+def key(n: int) -> AdapterKey:
+    """The key of the n-th synthetic adapter."""
+    return AdapterKey(f"{n:016x}", "bench", "bench")
+
+
+def measure(folder: Path, adapters: int, reads: int) -> dict[str, Any]:
+    """Open the store, read adapters drawn at random, each once.
+
+    Returns:
+        `open_ms`, `read_p50_us`, `read_p99_us`, and in MB (None where the system does not say)
+        what the process has in memory and how much of that opening and reading brought.
+    """
+    before = memory_mb()
+    began = time.perf_counter()
+    store = AdapterStore.open(folder, readonly=True)
+    opened = time.perf_counter() - began
+    seconds = []
+    for n in random.Random(0).sample(range(adapters), min(reads, adapters)):
+        began = time.perf_counter()
+        store.read(key(n))
+        seconds.append(time.perf_counter() - began)
+    after = memory_mb()
+    cuts = statistics.quantiles(seconds, n=100)
+    return {
+        "open_ms": 1000 * opened,
+        "read_p50_us": 1e6 * cuts[49],
+        "read_p99_us": 1e6 * cuts[98],
+        "process_mb": after,
+        "store_mb": None if before is None or after is None else after - before,
+    }
+
+
+def memory_mb() -> float | None:
+    """What this process has in memory, as Linux counts it; None elsewhere.
+
+    The peak that `getrusage` gives would be that of the process which started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(li.split()[1]) * 1024 / 1e6 for li in lines if li.startswith("VmRSS")), None)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))  # noqa: T201
