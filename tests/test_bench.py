@@ -133,6 +133,7 @@ def test_answer_figures_follow_from_the_runs(tiny):
         assert 0 < way["first_token_s"] < way["seconds"]
     assert found["update_ms"] == pytest.approx(1000 * found["runs"]["update"]["median_s"])
     assert found["parametric_over_in_context"].keys() == {"3", "5", "10"}
+    assert found["update_kept_ms"] == pytest.approx(1000 * found["runs"]["update_kept"]["median_s"])
     assert found["update_ratio_peft"] > 0
     assert found["batch16_over_serial"] > 0
 

@@ -19,6 +19,7 @@ from prag.knowledge_base import build, knowledge_base
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
+from prag.store import AdapterStore
 
 pytestmark = pytest.mark.fast
 
@@ -309,6 +310,22 @@ def test_damage_stops_an_answer(kb):
         shard.write_bytes(data)
     answers = kb.ask_many([f"Who built {n}?" for n in ("Calver2", "Brixo1", "Estrel4")])
     assert all(a.error and "prag build" in a.error for a in answers)
+
+
+def test_an_adapter_is_read_once_and_again_after_a_build(kb, monkeypatch):
+    read = []
+    usual = AdapterStore.read
+    monkeypatch.setattr(
+        AdapterStore, "read", lambda self, key, *more: read.append(key) or usual(self, key, *more)
+    )
+    first = kb.ask("Who built Calver2?", method="parametric")
+    assert len(read) == len(set(read)) > 0
+    again = kb.ask("Who built Calver2?", method="parametric")
+    assert (again.raw, again.adapter_bytes) == (first.raw, first.adapter_bytes)
+    assert len(read) == len(set(read))
+    kb.build()
+    kb.ask("Who built Calver2?", method="parametric")
+    assert len(read) == 2 * len(set(read))
 
 
 def test_passage_without_pairs_is_left_out_and_said(base, tmp_path):

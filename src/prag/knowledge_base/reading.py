@@ -10,6 +10,7 @@ from prag.generate import Engine, TransformersEngine
 from prag.knowledge_base import settings
 from prag.knowledge_base.folder import Folder
 from prag.knowledge_base.settings import Built
+from prag.knowledge_base.shelf import Shelf, adapter_bytes
 from prag.methods import Library, Shelved
 from prag.records import AdapterKey, Augmentation, Hit, Passage, PragError
 from prag.retrieval import Retriever, open_retriever
@@ -55,7 +56,10 @@ class Reader(Folder):
             return self._retriever.search(questions, k, allowed if there is None else both)
 
         def adapter(passage_id: str) -> Shelved | None:
-            return self._find_adapter(self._reading_store, passage_id, prints)
+            return self._shelf.get(
+                (passage_id, prints),
+                lambda: self._find_adapter(self._reading_store, passage_id, prints),
+            )
 
         known: dict[str, Augmentation] = {}
 
@@ -113,6 +117,10 @@ class Reader(Folder):
     def _reading_store(self) -> AdapterStore:
         return self._store(readonly=True)
 
+    @cached_property
+    def _shelf(self) -> Shelf[tuple[str, tuple[str, ...]], Shelved | None]:
+        return Shelf(lambda found: adapter_bytes(found.adapter) if found else 0)
+
     def _forget_open(self) -> None:
-        for name in ("_retriever", "_reading_store"):
+        for name in ("_retriever", "_reading_store", "_shelf"):
             self.__dict__.pop(name, None)
