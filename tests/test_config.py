@@ -97,7 +97,15 @@ def test_the_origin_counts_and_name_and_merge_do_not():
     origins = [SELF, "self:another", "endpoint:m", FILE, "file:other"]
     assert len({PAPER.fingerprint(o) for o in origins}) == len(origins)
     assert len({PAPER.augment_fingerprint(o) for o in origins}) == len(origins)
-    same = replace(PAPER, name="mine", merge="best", beside_text=0.5, offered="base")
+    same = replace(
+        PAPER,
+        name="mine",
+        merge="best",
+        beside_text=0.5,
+        offered="base",
+        combine="surer",
+        codec="int8",
+    )
     assert same.fingerprint(SELF) == PAPER.fingerprint(SELF)
     assert same.augment_fingerprint(SELF) == PAPER.augment_fingerprint(SELF)
 
@@ -172,6 +180,8 @@ def test_an_empty_file_is_the_paper_by_another_name(tmp_path):
         ("merge = 3", r"\[recipe\] merge = 3 is not of kind str"),
         ("merge = 'mean'", r"merge is 'sum', 'score' or 'best'"),
         ("beside_text = 0", r"beside_text is above 0, and finite"),
+        ("codec = 'int3'", r"codec is one of float32, .*base3"),
+        ("combine = 'both'", r"combine is 'together' or 'surer'"),
         ("offered = 'none'", r"offered is 'adapted' or 'base'"),
         ("base = 'big'", r"base = 'big': use one of paper, small"),
         ("base = ['paper']", r"base = \['paper'\]: use one of paper, small"),

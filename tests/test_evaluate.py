@@ -308,6 +308,13 @@ def test_adapters_in_fewer_bytes(kb, data, tmp_path):
     assert set(found["methods"]) == {"parametric"}
 
 
+def test_fewer_bytes_are_not_taken_twice(base, data, tmp_path):
+    kb = KnowledgeBase.create(tmp_path / "few", base, replace(QUICK, codec="int8"))
+    with pytest.raises(PragError, match=r"parametric@base6 begin with .* as int8.*codec float32"):
+        evaluate(kb, data, settings("parametric,parametric@base6"), tmp_path / "run")
+    assert not (tmp_path / "run" / "rows.jsonl").exists()
+
+
 def test_a_run_of_everything(kb, data, tmp_path):
     found = evaluate(kb, data, settings("all,closed-book-cot", seed=3), tmp_path / "run", silent)
     rows = read_rows(tmp_path / "run")

@@ -19,7 +19,7 @@ from prag.knowledge_base import build, knowledge_base
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
-from prag.store import AdapterStore
+from prag.store import AdapterStore, codecs
 
 pytestmark = pytest.mark.fast
 
@@ -431,6 +431,23 @@ def test_adapters_in_half_the_bytes(kb, base, tmp_path, dtype):
             assert torch.equal(adapter.factors[name][0], rounded)
     with pytest.raises(PragError, match="no codec 'int3'"):
         KnowledgeBase.create(tmp_path / "other", base, codec="int3")
+
+
+def test_a_recipe_says_how_its_adapters_are_stored(base, tmp_path):
+    few = replace(QUICK, codec="base6")
+    assert KnowledgeBase.create(tmp_path / "a", base, QUICK).settings.codec == "float32"
+    assert KnowledgeBase.create(tmp_path / "b", base, few).settings.codec == "base6"
+    assert KnowledgeBase.open(tmp_path / "b", base).settings.codec == "base6"
+    told = KnowledgeBase.create(tmp_path / "c", base, few, codec="int8")
+    assert (told.settings.codec, told.settings.recipe) == ("int8", few)
+    told.add(write_corpus(tmp_path / "towers.jsonl", 2))
+    told.augment(augmenter=WrittenAugmenter())
+    told.build(recipe=replace(few, merge="best"))
+    assert told.settings.codec == "int8"
+    with AdapterStore.open(told.folder / "adapters", readonly=True) as store:
+        factors = store.read(store.keys()[0]).factors
+        numbers = sum(A.numel() + B.numel() for A, B in factors.values())
+        assert set(store.stored_bytes(store.keys()).values()) == {codecs.length("int8", numbers)}
 
 
 def test_export_writes_one_folder_a_passage(kb, tmp_path):

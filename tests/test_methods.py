@@ -7,6 +7,7 @@ at which FLARE and DRAGIN must retrieve, and their queries, are known.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from prag.generate import Generated, Request, Trace, TransformersEngine, last_at
 from prag.lora import Merged
 from prag.methods import CORE, METHODS, Ask, Library, answer_all, method_named
 from prag.methods.base import reasoned, sentence_end
+from prag.methods.combined import likelihood
 from prag.methods.dragin import rind, words_of
 from prag.methods.flare import looked_ahead
 from prag.prompts import Style, style_named
@@ -47,6 +49,7 @@ class Script:
         self.tokenizer, self.rules = tokenizer, rules
         self.unsure, self.attends = unsure or {}, attends or {}
         self.begun = 0
+        self.end = 0.95
         self.prompts: list[str] = []
         self.limits: list[int | None] = []
         self.adapters: list[Merged | None] = []
@@ -97,7 +100,7 @@ class Script:
                         # One byte is one token, but the template's two marks are longer.
                         first = len(self.tokenizer(prompt[:at], add_special_tokens=False).input_ids)
                         attention[i, first : first + len(name)] = 1.0
-        return Trace(p, entropies, attention)
+        return Trace(p, entropies, attention, () if " ..." in made else (self.end,))
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +111,15 @@ def base():
 class Shelf:
     """A library over two passages that records its searches."""
 
-    def __init__(self, base, script):
-        self.base, self.script, self.queries = base, script, []
+    def __init__(self, base, script, recipe=PAPER):
+        self.base, self.script, self.recipe, self.queries = base, script, recipe, []
         self.found = {"Ossa": [RIVER], "Velan": [TOWN]}
 
     def library(self) -> Library:
         by_id = {p.id: p for p in (TOWN, RIVER)}
         return Library(
             base=self.base,
-            recipe=PAPER,
+            recipe=self.recipe,
             engine=self.script,
             search=self._search,
             passages=lambda ids: [by_id[i] for i in ids],
@@ -138,8 +141,8 @@ class Shelf:
         return Augmentation(passage_id, ("A town is Velan.", "Not used."), pairs, "test")
 
 
-def answered(base, name, script, hits=(TOWN,), style=DIRECT, config=None, k=3):
-    shelf = Shelf(base, script)
+def answered(base, name, script, hits=(TOWN,), style=DIRECT, config=None, k=3, recipe=PAPER):
+    shelf = Shelf(base, script, recipe)
     ask = Ask(QUESTION, tuple(Hit(p.id, 2.0, i) for i, p in enumerate(hits)), k)
     config = config or GenerateConfig()
     (answer,) = answer_all(shelf.library(), method_named(name), [ask], style, config)
@@ -196,6 +199,57 @@ def test_reasoning_ends_with_its_answer(base):
     assert answer.text == "Ossa"
     assert len(script.prompts) == 1
     assert answer.generated_tokens < 12
+
+
+# -- combined: the surer of two answers -------------------------------------------------------
+
+SURER = replace(PAPER, combine="surer")
+
+
+@pytest.mark.parametrize(
+    ("unsure", "answer"),
+    [
+        ({"Tiber": 0.5}, "Ossa"),
+        ({"Ossa": 0.5}, "Tiber"),
+        ({"Ossa": 0.7, "Tiber": 0.8, "flows": 0.8}, "Ossa"),  # 0.7 x 0.95 against 0.8^2 x 0.95
+        ({}, "Ossa"),  # the shorter
+    ],
+)
+def test_combined_takes_the_answer_that_the_model_is_surer_of(base, unsure, answer):
+    rules = [(TOWN.text, "Tiber flows"), ("", "Ossa")]
+    script = Script(base.tokenizer, rules, unsure)
+    found, _ = answered(base, "combined", script, recipe=SURER)
+    assert found.raw.split()[0] == answer
+    assert any("was the likelier" in note for note in found.notes) == (answer == "Ossa")
+    assert [TOWN.text in prompt for prompt in script.prompts] == [True, False]
+    within, without = script.prompts
+    assert within.replace(f"Passage 1: {TOWN.text}\n", "") == without
+    assert found.sources[0].in_prompt
+
+
+def test_combined_counts_the_end_and_keeps_the_text_where_both_are_as_likely(base):
+    rules = [(TOWN.text, "Tiber"), ("", "Ossa ...")]
+    script = Script(base.tokenizer, rules, {"Ossa": 0.95, "...": 0.95})
+    script.end = 0.8
+    found, _ = answered(base, "combined", script, recipe=SURER)
+    assert found.raw == " Ossa ...", "the model did not end it: 0.95^2 against 0.95 x 0.8"
+    script = Script(base.tokenizer, [(TOWN.text, "Tiber"), ("", "Ossa")])
+    assert answered(base, "combined", script, recipe=SURER)[0].raw == " Tiber"
+
+
+@pytest.mark.parametrize(("recipe", "style"), [(PAPER, DIRECT), (SURER, REASONING)])
+def test_combined_asks_once_where_nothing_is_compared(base, recipe, style):
+    said = "It is on the Tiber. So the answer is Tiber."
+    script = Script(base.tokenizer, [(TOWN.text, said)], {"Tiber.": 0.01})
+    answered(base, "combined", script, style=style, recipe=recipe)
+    assert len(script.prompts) == 1
+
+
+def test_what_was_not_watched_has_no_likelihood():
+    with pytest.raises(ValueError, match="watched"):
+        likelihood(Generated(" a", (1,), 0))
+    impossible = Trace((0.0,), (0.0,))
+    assert likelihood(Generated(" a", (1,), 0, trace=impossible)) == -math.inf
 
 
 # -- FLARE ------------------------------------------------------------------------------------
@@ -440,6 +494,24 @@ def test_trace_is_what_one_plain_forward_pass_says(base):
             assert g.trace.attention[n - 1].sum() == 0
     finally:
         base.model.set_attn_implementation("sdpa")
+
+
+def test_trace_holds_the_probability_of_the_end(base, monkeypatch):
+    """Beside a row that ends sooner, one that goes on to its limit."""
+    engine = TransformersEngine(base)
+    prompts = [tuple(base.tokenizer(t).input_ids) for t in ("A tower of stone", "Who built it")]
+    limits = GenerateConfig(max_new_tokens=4)
+    rows = [g.ids for g in engine.generate([Request(p) for p in prompts], limits)]
+    end = next(t for t in rows[0][1:] if t not in rows[1] and t != rows[0][0])
+    n = rows[0].index(end)
+    monkeypatch.setattr("prag.generate.end_ids", lambda _: {end})
+    made = engine.generate([Request(p, watch="confidence") for p in prompts], limits)
+    assert [(g.ids, g.ended) for g in made] == [(rows[0][:n], True), (rows[1], False)]
+    ids = torch.tensor([[*prompts[0], *rows[0][:n]]])
+    p = base.model(ids).logits[0, -1].float().softmax(-1)[end].item()
+    assert made[0].trace.end == pytest.approx((p,), abs=1e-5)
+    assert len(made[0].trace.probabilities) == len(made[0].trace.entropies) == n
+    assert made[1].trace.end == ()
 
 
 def test_watching_changes_nothing_and_is_undone(base):

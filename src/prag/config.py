@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prag.everyday import everyday_digest
 from prag.records import ID_LENGTH, PragError
@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+Codec = Literal["float32", "float16", "bfloat16", "int8", "int4", "base6", "int2", "base3"]
+"""How adapters are stored (`prag.store.codecs`)."""
+
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 
 def _require(holds: bool, message: str) -> None:
@@ -174,6 +179,9 @@ class Recipe:
     `beside_text` is what each delta counts times where the passages' text is in the prompt too.
     `offered` is who answers a question that asks for yes or no, or for one of two: the `adapted`
     model, or the `base` model, without adapters (`prag.methods.offered`).
+    `combine` is how a question is answered from text and adapters: `together`, both at once, or
+    `surer`, so and without the text, and the answer taken that the model holds for likelier.
+    `codec` is how a knowledge base stores adapters where it is not told otherwise (`prag.store`).
 
     `merge` is `sum` (the adapters of all k passages, by concatenation), `score` (the same, each
     weighed by its passage's retrieval score over that of the best) or `best` (only the adapter of
@@ -187,19 +195,23 @@ class Recipe:
     merge: Literal["sum", "score", "best"] = "sum"
     beside_text: float = 1.0
     offered: Literal["adapted", "base"] = "adapted"
+    combine: Literal["together", "surer"] = "together"
+    codec: Codec = "float32"
 
     def __post_init__(self) -> None:
         _floats(self)
         _require(self.merge in ("sum", "score", "best"), "merge is 'sum', 'score' or 'best'")
+        _require(self.combine in ("together", "surer"), "combine is 'together' or 'surer'")
+        _require(self.codec in CODECS, f"codec is one of {', '.join(CODECS)}")
         _require(self.offered in ("adapted", "base"), "offered is 'adapted' or 'base'")
         _require(0 < self.beside_text < math.inf, "beside_text is above 0, and finite")
 
     def fingerprint(self, origin: str) -> str:
         """16 hex digits of all that decides an adapter, the augmentation's origin included.
 
-        The name, `merge`, `beside_text` and `offered` do not count: they change no adapter. A field
-        that came to be after adapters had been made counts only where it differs from what was done
-        before.
+        Not the name, nor what is done with adapters once they are made (`merge`, `beside_text`,
+        `offered`, `combine`, `codec`). A field that came to be after adapters had been made counts
+        only where it differs from what was done before.
         """
         train = asdict(self.train)
         parts: dict[str, Any] = {
@@ -243,6 +255,8 @@ SMALL = Recipe(
     merge="score",
     beside_text=0.75,
     offered="base",
+    combine="surer",
+    codec="base6",
 )
 """For models under 1 B parameters: short closed-book sequences and a stronger training, of adapters
 that can be added up (docs/log.md says how it was chosen)."""

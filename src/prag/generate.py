@@ -64,11 +64,13 @@ class Trace:
         attention: [n, T + n] or None: row i is what new token i, as a query, pays to each position
             up to itself in the last layer, averaged over its heads. A last token that nothing was
             made after was never a query: its row is zero.
+        end: the probability of the end token; nothing where a limit or `until` ended it.
     """
 
     probabilities: tuple[float, ...]
     entropies: tuple[float, ...]
     attention: Tensor | None = None
+    end: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,11 @@ class TransformersEngine:
             trace: Trace | None = None
             pieces: tuple[str, ...] = ()
             if watch != "nothing":
-                logits = [step[b].float() for step in out.logits[: len(new)]]
+                logits = [step[b].float() for step in out.logits[: len(new) + ended]]
+                written = row[: len(new) + ended]
                 seen = mask[b].nonzero()[:, 0]  # [T of the prompt]
                 queries = [torch.cat([step[b][seen], step[b][T:]]) for step in attention]
-                trace = _trace(logits, new, queries, len(requests[b].ids))
+                trace = _trace(logits, written, queries, len(requests[b].ids), len(new))
                 pieces = pieces_of(base, new)
             if requests[b].again and requests[b].adapters is None and self.prefixes.most_bytes:
                 read_on = (*requests[b].ids, *new[: cache.get_seq_length() - T])
@@ -268,21 +271,31 @@ def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
 
 
 def _trace(
-    logits: Sequence[Tensor], new: Sequence[int], queries: Sequence[Tensor], prompt: int
+    logits: Sequence[Tensor],
+    written: Sequence[int],
+    queries: Sequence[Tensor],
+    prompt: int,
+    n: int,
 ) -> Trace:
-    """The trace of a row. `queries`: attention [T + i] of the query of each step i."""
-    if not new:
-        return Trace((), (), torch.zeros(0, prompt) if queries else None)
-    logs = torch.log_softmax(torch.stack(list(logits)), dim=-1)  # [n, V]
-    entropies = -(logs.exp() * logs).nan_to_num().sum(-1)  # [n]
-    chosen = logs[torch.arange(len(new)), torch.tensor(new)].exp()  # [n]
+    """The trace of a row.
+
+    Args:
+        written: its n new tokens, and the end token if the model came to it.
+        queries: attention [T + i] of the query of each step i.
+    """
+    chosen: list[float] = []
+    entropies: list[float] = []
+    if written:
+        logs = torch.log_softmax(torch.stack(list(logits)), dim=-1)  # [n or n + 1, V]
+        entropies = (-(logs.exp() * logs).nan_to_num().sum(-1)).tolist()
+        chosen = logs[torch.arange(len(written)), torch.tensor(written)].exp().tolist()
     attention = None
     if queries:
-        attention = torch.zeros(len(new), prompt + len(new))
+        attention = torch.zeros(n, prompt + n)
         # Step 0 has the last prompt token as its query, step i the new token i - 1.
-        for i, query in enumerate(queries[1 : len(new) + 1]):
+        for i, query in enumerate(queries[1 : n + 1]):
             attention[i, : prompt + i + 1] = query.float().cpu()
-    return Trace(tuple(chosen.tolist()), tuple(entropies.tolist()), attention)
+    return Trace(tuple(chosen[:n]), tuple(entropies[:n]), attention, tuple(chosen[n:]))
 
 
 @contextmanager

@@ -32,9 +32,12 @@ def init(
     retriever: Annotated[str, typer.Option(help="bm25, dense or hybrid.")] = "bm25",
     chunk_words: Annotated[int, typer.Option(help="Words of a passage cut from a document.")] = 100,
     codec: Annotated[
-        str,
-        typer.Option(help="float32, float16, bfloat16, int8, int4, base6, int2 or base3."),
-    ] = "float32",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="How adapters are stored: float32, float16, bfloat16, int8, int4, base6, int2 or "
+            "base3. Default: the recipe's."
+        ),
+    ] = None,
 ) -> None:
     """Make a new, empty knowledge base for a model."""
     from prag.config import load_recipe

@@ -105,6 +105,7 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
         "merge": kb.settings.recipe.merge,
         "beside_text": kb.settings.recipe.beside_text,
         "offered": kb.settings.recipe.offered,
+        "combine": kb.settings.recipe.combine,
         "codec": kb.settings.codec,
         "origins": origins(run),
         "passages": len(kb.passages()),

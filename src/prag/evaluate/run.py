@@ -41,7 +41,8 @@ class Run:
         """Open the run's folder.
 
         Raises:
-            PragError: there is no question, or the folder holds a run of other settings.
+            PragError: there is no question, the settings ask for what the set or the knowledge
+                base does not hold, or the folder holds a run of other settings.
         """
         if not data.questions:
             raise PragError(f"{data.name} has no questions")
@@ -51,6 +52,13 @@ class Run:
             raise PragError(
                 f"{data.name} does not say which passages are gold, and "
                 f"{'--gold' if settings.gold else ', '.join(needing)} needs to know: leave it out"
+            )
+        coded = [c.label for c in settings.asked if c.codec is not None]
+        if coded and kb.settings.codec != "float32":
+            raise PragError(
+                f"{', '.join(coded)} begin with adapters as they were trained, and {kb.folder} "
+                f"keeps them as {kb.settings.codec}: use a knowledge base of codec float32 (`prag "
+                'init --codec float32`, or codec = "float32" in the file of its recipe)'
             )
         self.kb, self.data, self.settings, self.folder = kb, data, settings, folder
         self.notes: list[str] = [*data.notes, *settings.notes]
@@ -76,6 +84,7 @@ class Run:
             "merge": recipe.merge,
             "beside_text": recipe.beside_text,
             "offered": recipe.offered,
+            "combine": recipe.combine,
             "codec": kb.settings.codec,
             "origins": list(kb.settings.origins),
             "retriever": kb.settings.retriever,
@@ -249,6 +258,7 @@ class Run:
             "merge": kb.settings.recipe.merge,
             "beside_text": kb.settings.recipe.beside_text,
             "offered": kb.settings.recipe.offered,
+            "combine": kb.settings.recipe.combine,
             "codec": kb.settings.codec,
             "seed": self.settings.seed,
             "commit": self.commit,

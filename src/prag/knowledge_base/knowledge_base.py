@@ -50,7 +50,7 @@ class KnowledgeBase(Reader):
         *,
         retriever: str = "bm25",
         chunk_words: int = 100,
-        codec: str = "float32",
+        codec: str | None = None,
     ) -> KnowledgeBase:
         """A new, empty knowledge base.
 
@@ -62,8 +62,8 @@ class KnowledgeBase(Reader):
                 parameters, else `paper`.
             retriever: `bm25`, `dense` or `hybrid`.
             chunk_words: the length of the passages that documents are cut into.
-            codec: how adapters are stored, one of `prag.store.CODECS`. They are trained and used
-                in the model's own precision.
+            codec: how adapters are stored, one of `prag.store.CODECS`; by default as the recipe
+                says. They are trained and used in the model's own precision.
 
         Raises:
             PragError: the folder is in use or cannot be written, or the model will not do.
@@ -75,20 +75,21 @@ class KnowledgeBase(Reader):
             raise PragError(f"{folder} exists and is not an empty folder; use another one")
         if chunk_words < 1:
             raise PragError("a passage has at least 1 word")
-        if codec not in CODECS:
+        if codec is not None and codec not in CODECS:
             raise PragError(f"no codec {codec!r}: use one of {', '.join(CODECS)}")
         if retriever not in KINDS:
             raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
         if isinstance(model, str) and Path(model).is_dir():
             model = str(Path(model).resolve())  # to be found from another folder as well
         base = model if isinstance(model, BaseModel) else load_model(model)
+        recipe = recipe or default_recipe(base.parameters)
         found = Settings(
             model=base.name,
             base=base.fingerprint,
-            recipe=recipe or default_recipe(base.parameters),
+            recipe=recipe,
             retriever=retriever,
             chunk_words=chunk_words,
-            codec=codec,
+            codec=codec or recipe.codec,
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)

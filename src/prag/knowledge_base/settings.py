@@ -39,7 +39,7 @@ class Settings:
     recipe: Recipe
     retriever: str = "bm25"
     chunk_words: int = 100
-    codec: Codec = "float32"  # in which adapters are stored
+    codec: Codec = "float32"  # how adapters are stored
     origins: tuple[str, ...] = ()
     built: Built | None = field(default=None)
 

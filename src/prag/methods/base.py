@@ -139,11 +139,12 @@ class Desk:
         """The passages as they stand in a prompt."""
         return [passage_text(p, self.library.recipe.wording) for p in passages]
 
-    def adapters(self) -> Merged | None:
+    def adapters(self) -> tuple[Merged | None, Merged | None]:
         """The adapters of the question's hits, as the recipe merges them; notes what was used.
 
-        They count as the recipe says for `beside_text` where a passage is in the prompt. None for
-        a question that the recipe leaves to the base model.
+        Returns:
+            As they count alone, and beside the passages' text; None for both where there is none,
+            or for a question that the recipe leaves to the base model.
         """
         began = time.perf_counter()
         recipe = self.library.recipe
@@ -151,7 +152,7 @@ class Desk:
             self.notes.append(
                 f"the question offers its answers: recipe {recipe.name!r} leaves adapters out"
             )
-            return None
+            return None, None
         there, without = self.library.adapters(self.ask.hits)
         self.notes += [
             f"passage {hit.passage_id} has no adapter: nothing could be asked about it"
@@ -167,8 +168,7 @@ class Desk:
             source = self.sources[hit.passage_id]
             self.sources[hit.passage_id] = replace(source, adapter=shelved.key)
         self.adapter_bytes = sum(shelved.bytes for _, shelved in there)
-        beside_text = any(source.in_prompt for source in self.sources.values())
-        merged = self.library.merged(there, beside_text)
+        merged = self.library.merged(there), self.library.merged(there, beside_text=True)
         self._took("load", began)
         return merged
 

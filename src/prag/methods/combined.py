@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from prag.generate import Generated, Request
+from prag.lora import Merged
 from prag.methods.base import Desk, Steps, reply
 
 
@@ -14,6 +18,31 @@ class Combined:
     uses_adapters = True
 
     def steps(self, desk: Desk) -> Steps:
-        """Ask with the passages in the prompt and the adapters injected."""
+        """Ask with the passages in the prompt and the adapters injected.
+
+        With `combine = "surer"` also without the passages, and the answer is taken that the model
+        gives the higher probability. Chains of thought are not compared so: a longer one is the
+        less likely, whatever it says.
+        """
         texts = desk.texts(desk.fetch(desk.ask.hits, in_prompt=True))
-        return (yield from reply(desk, texts, desk.adapters()))
+        alone, beside_text = desk.adapters()
+        if desk.library.recipe.combine == "together" or desk.style.reasons:
+            return (yield from reply(desk, texts, beside_text))
+        read = yield _watched(desk, desk.prompt(texts), beside_text)
+        unread = yield _watched(desk, desk.prompt(()), alone)
+        if likelihood(unread) > likelihood(read):
+            desk.notes.append("the answer without the passages' text was the likelier")
+            return unread.text
+        return read.text
+
+
+def _watched(desk: Desk, ids: tuple[int, ...], adapters: Merged | None) -> Request:
+    return Request(ids, adapters, max_new_tokens=desk.limit, watch="confidence")
+
+
+def likelihood(made: Generated) -> float:
+    """The log-probability of what was made, its end included where the model ended it."""
+    if made.trace is None:
+        raise ValueError("nothing was watched")
+    probabilities = (*made.trace.probabilities, *made.trace.end)
+    return sum(math.log(p) if p > 0 else -math.inf for p in probabilities)

@@ -16,4 +16,5 @@ class Parametric:
     def steps(self, desk: Desk) -> Steps:
         """Ask with the adapters injected."""
         desk.fetch(desk.ask.hits, in_prompt=False)
-        return (yield from reply(desk, (), desk.adapters()))
+        alone, _ = desk.adapters()
+        return (yield from reply(desk, (), alone))

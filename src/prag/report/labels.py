@@ -100,6 +100,7 @@ _TELLS = {
     "merge": "merge {}",
     "beside_text": "beside text x {}",
     "offered": "offered: {}",
+    "combine": "combine: {}",
     "codec": "stored as {}",
     "seed": "seed {}",
     "gold": "gold passages: {}",

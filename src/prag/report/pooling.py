@@ -15,6 +15,7 @@ _ALIKE = (
     "merge",
     "beside_text",
     "offered",
+    "combine",
     "codec",
     "gold",
     "top_k",

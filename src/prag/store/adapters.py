@@ -11,11 +11,11 @@ from types import TracebackType
 
 import torch
 
+from prag.config import CODECS, Codec
 from prag.disk import sync
 from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
 from prag.store import codecs, upkeep
-from prag.store.codecs import Codec
 from prag.store.errors import DamagedAdapter, MissingAdapter, explained
 from prag.store.index import Index, Row, layout_id, sites_to_json
 from prag.store.shards import ShardDamage, ShardFolder, checksum
@@ -285,7 +285,7 @@ class AdapterStore:
         if checksum(data) != row.checksum:
             raise ShardDamage("its checksum does not match")
         sites = self._index.sites(row.layout)
-        if sites is None or row.dtype not in codecs.CODECS:
+        if sites is None or row.dtype not in CODECS:
             raise ShardDamage("the index does not know its layout or its dtype")
         P = numbers(sites, row.rank)
         if row.length != codecs.length(row.dtype, P):

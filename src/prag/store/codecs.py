@@ -10,17 +10,10 @@ Letters: P numbers, G groups, n digits a byte.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from prag.records import PragError
-
-Codec = Literal["float32", "float16", "bfloat16", "int8", "int4", "base6", "int2", "base3"]
-"""How adapters are stored."""
-
-CODECS: tuple[Codec, ...] = get_args(Codec)
 
 FLOATS: dict[str, torch.dtype] = {
     "float32": torch.float32,
