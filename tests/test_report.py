@@ -26,8 +26,8 @@ from prag.report.browse import rows_json
 from prag.report.labels import contrast_name, grouped, ordered, run_names, style
 from prag.report.load import load_run
 from prag.report.placing import Box, apart, place
-from prag.report.pooling import pooled
-from prag.report.tables import codecs, contrasts, kept, main, signed
+from prag.report.pooling import adapted_question, pooled
+from prag.report.tables import ADAPTED, POOLED, codecs, contrasts, kept, main, signed
 
 pytestmark = pytest.mark.fast
 
@@ -671,6 +671,26 @@ def test_runs_on_different_sets_are_pooled(tmp_path: Path) -> None:
     (name, lines) = contrasts(runs, ["a", "b"])[-1]
     assert name == "All sets pooled"
     assert len(lines) == len(found)
+
+
+def test_questions_left_to_the_base_are_also_left_out_of_a_pool(tmp_path: Path) -> None:
+    made = {"a": ("popqa", 60), "b": ("2wikimultihopqa", 50)}
+    for name, (set_name, n) in made.items():
+        make_run(tmp_path / name, set_name, n=n)
+        summary, file = tmp_path / name / "summary.json", tmp_path / name / "rows.jsonl"
+        about = json.loads(summary.read_text("utf-8"))
+        summary.write_text(json.dumps({**about, "offered": "base"}), "utf-8")
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        offering = sorted({row["id"] for row in rows})[:10]
+        for row in rows:
+            if row["id"] in offering:
+                row["question"] = "Which is older, the mill or the mint?"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    runs = [load_run(tmp_path / name) for name in made]
+    names = [name for name, _ in contrasts(runs, list(made))]
+    assert names[-2:] == [POOLED, ADAPTED]
+    assert {c.n for c in pooled(runs)} == {110}
+    assert {c.n for c in pooled(runs, adapted_question)} == {90}
 
 
 @pytest.mark.parametrize(

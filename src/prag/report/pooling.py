@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prag.report.load import Contrast, Run, contrast_of
@@ -25,8 +25,25 @@ _ALIKE = (
 """What runs must share to be pooled: they may differ in their set alone."""
 
 
-def pooled(runs: Sequence[Run]) -> tuple[Contrast, ...]:
+def any_question(row: Mapping[str, Any]) -> bool:
+    """Every row."""
+    return True
+
+
+def adapted_question(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a question that no recipe leaves to the base model (`offered`)."""
+    from prag.methods.offered import offers_answers  # its room brings torch along
+
+    return not offers_answers(row["question"])
+
+
+def pooled(
+    runs: Sequence[Run], keep: Callable[[Mapping[str, Any]], bool] = any_question
+) -> tuple[Contrast, ...]:
     """The paired contrasts over all questions of runs on different sets; each question counts once.
+
+    Args:
+        keep: which rows count.
 
     Returns:
         Nothing, unless there are two runs or more, each of another set, finished, with rows, and
@@ -41,7 +58,7 @@ def pooled(runs: Sequence[Run]) -> tuple[Contrast, ...]:
 
     by_label: dict[str, dict[str, Any]] = defaultdict(dict)
     for number, run in enumerate(runs):
-        for row in run.rows:
+        for row in filter(keep, run.rows):
             by_label[row["method"]][f"{number}:{row['id']}"] = row
     everywhere = set.intersection(*(set(run.methods) for run in runs))
     labels = {label: own for label, own in by_label.items() if label in everywhere}

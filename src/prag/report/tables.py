@@ -8,9 +8,10 @@ from typing import Any
 
 from prag.report.labels import contrast_name, grouped, ordered, origin_name
 from prag.report.load import MEASURES, Contrast, Estimate, MethodResult, Run
-from prag.report.pooling import pooled
+from prag.report.pooling import adapted_question, pooled
 
 POOLED = "All sets pooled"
+ADAPTED = f"{POOLED}, without questions that offer their answers"
 _EVEN = 1e-9  # means closer than this share the mark of the highest
 
 
@@ -188,10 +189,14 @@ def about(run: Run, name: str) -> dict[str, Any]:
 def contrasts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
     """By run: name, difference in presence, its p and p after Holm, the others, questions.
 
-    The last are those over all runs together, where they can be pooled.
+    The last are those over all runs together, where they can be pooled; where their recipe leaves
+    the questions that offer their answers to the base model, also without those.
     """
     made = [(name, run.contrasts) for run, name in zip(runs, names, strict=True)]
-    return [(name, [_line(c) for c in own]) for name, own in [*made, (POOLED, pooled(runs))] if own]
+    made.append((POOLED, pooled(runs)))
+    if all(run.about.get("offered") == "base" for run in runs):
+        made.append((ADAPTED, pooled(runs, adapted_question)))
+    return [(name, [_line(c) for c in own]) for name, own in made if own]
 
 
 def _line(c: Contrast) -> list[str]:
