@@ -34,7 +34,7 @@ def adapted_question(row: Mapping[str, Any]) -> bool:
     """Whether a row is of a question that no recipe leaves to the base model (`offered`)."""
     from prag.methods.offered import offers_answers  # its room brings torch along
 
-    return not offers_answers(row["question"])
+    return not offers_answers(str(row.get("question", "")))
 
 
 def pooled(
