@@ -681,7 +681,7 @@ def test_questions_left_to_the_base_are_also_left_out_of_a_pool(tmp_path: Path) 
         about = json.loads(summary.read_text("utf-8"))
         summary.write_text(json.dumps({**about, "offered": "base"}), "utf-8")
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        offering = sorted({row["id"] for row in rows})[:10]
+        offering = [row["id"] for row in rows if row["method"] == "parametric"][:10]
         for row in rows:
             if row["id"] in offering:
                 row["question"] = "Which is older, the mill or the mint?"
