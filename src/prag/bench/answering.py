@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class _Shelf:
 
         return Library(
             base=self.base,
-            recipe=self.recipe,
+            recipe=replace(self.recipe, combine="together"),  # one answer of each way
             engine=TransformersEngine(self.base),
             search=search,
             passages=lambda ids: [known[i] for i in ids],
@@ -192,7 +192,7 @@ def _shelf(base: BaseModel, folder: Path) -> _Shelf:
     generator = torch.Generator().manual_seed(0)
     adapters = [drawn(sites, recipe, base.dtype, generator) for _ in passages]
     items = [StoredItem(shelf.key(p.id), a, "") for p, a in zip(passages, adapters, strict=True)]
-    store.commit(items, sites)
+    store.commit(items, sites, recipe.codec)
     for passage, adapter, where in zip(passages, adapters, shelf.folders, strict=True):
         write_peft(where, base.name, adapter, passage)
     return shelf
