@@ -248,3 +248,12 @@ def test_groups_do_not_depend_on_order(tiny):
     for group in groups:
         longest = max(len(e.ids) for le in group for e in le.examples)
         assert len(group) == 1 or len(group) * longest <= 500
+
+
+def test_what_was_read_before_takes_no_room_in_a_group(tiny):
+    one = made_lessons(tiny, CLOSED)[0]
+    longest = max(len(e.ids) for e in one.examples)
+    same = [replace(one, passage_id=f"{n:016x}") for n in range(6)]
+    assert [len(g) for g in group_lessons(same, 2 * longest)] == [2, 2, 2]
+    assert [len(g) for g in group_lessons(same, 2 * longest, skip=longest - 1)] == [6]
+    assert [len(g) for g in group_lessons(same, 2 * longest, skip=-(-longest // 3))] == [3, 3]

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from prag.prompts import Example, Lesson
 
+TOKENS_A_STEP = 1024
+"""Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,12 +42,18 @@ class Batch:
     tokens: int
 
 
-def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Lesson]]:
+def group_lessons(
+    lessons: Sequence[Lesson], tokens_a_step: int, skip: int = 0
+) -> list[list[Lesson]]:
     """Lessons of like length into groups that fit `tokens_a_step` padded tokens in a step.
 
     The groups depend on the lessons alone, not on the order they come in; without its first
     groups a corpus falls into the others, so a build that was stopped goes on with the groups it
     would have had. A lesson longer than the budget is a group of its own.
+
+    Args:
+        tokens_a_step: padded tokens that the rows of a step may have.
+        skip: tokens at the beginning of every example that the rows are without.
     """
     ordered = sorted(lessons, key=lambda le: (len(le.examples), _longest(le), le.passage_id))
     groups: list[list[Lesson]] = []
@@ -52,7 +61,7 @@ def group_lessons(lessons: Sequence[Lesson], tokens_a_step: int) -> list[list[Le
         fits = (
             groups
             and len(groups[-1][0].examples) == len(le.examples)
-            and (len(groups[-1]) + 1) * _longest(le) <= tokens_a_step
+            and (len(groups[-1]) + 1) * (_longest(le) - skip) <= tokens_a_step
         )
         if fits:
             groups[-1].append(le)

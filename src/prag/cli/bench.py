@@ -31,7 +31,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="One round, and few passage
 @bench.command()
 def encode(
     model: Model = "smollm2",
-    passages: Annotated[int, typer.Option(min=1, max=12, help="That train at once.")] = 12,
+    passages: Annotated[int, typer.Option(min=1, help="Of the encoder.")] = 36,
     rounds: Annotated[int, typer.Option(min=1, help="Of turns.")] = 3,
     quick: Quick = False,
     as_json: AsJson = False,
@@ -160,7 +160,7 @@ def _answer_table(found: dict[str, Any]) -> Table:
 
 
 def _encode_table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['passages']} passages at once, {_rounds(found, 'ours')}")
+    table = Table(title=f"{found['passages']} passages, {_rounds(found, 'ours')}")
     table.add_column("")
     table.add_column("default recipe", justify="right")
     table.add_column("paper", justify="right")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prag.batches import TOKENS_A_STEP
 from prag.datasets import Question, QuestionSet
 from prag.evaluate.choosing import Chosen
 from prag.evaluate.conflict import Changed, changed_augmentation
 from prag.evaluate.texts import FORMAT_ORIGIN, format_passages
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.build import Plan, encode_missing, keep_good, plan_lessons
-from prag.knowledge_base.knowledge_base import TOKENS_A_STEP
 from prag.lora import Site, flatten, unflatten
 from prag.methods import Library, Shelved
 from prag.progress import Tell

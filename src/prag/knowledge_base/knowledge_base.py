@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prag.augment import Augmenter, self_augmenter
+from prag.batches import TOKENS_A_STEP
 from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
 from prag.disk import explain
@@ -33,9 +34,6 @@ from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
 from prag.store import CODECS
-
-TOKENS_A_STEP = 1024
-"""Padded tokens of one training step: enough to keep two cores busy, about 2 GB with SmolLM2."""
 
 
 class KnowledgeBase(Reader):
