@@ -237,6 +237,12 @@ def test_combined_counts_the_end_and_keeps_the_text_where_both_are_as_likely(bas
     assert answered(base, "combined", script, recipe=SURER)[0].raw == " Tiber"
 
 
+@pytest.mark.parametrize(("within", "without"), [("", "Ossa flows by"), ("Ossa flows by", "")])
+def test_combined_does_not_take_an_answer_that_says_nothing(base, within, without):
+    script = Script(base.tokenizer, [(TOWN.text, within), ("", without)], {"by": 0.1})
+    assert answered(base, "combined", script, recipe=SURER)[0].raw == " Ossa flows by"
+
+
 @pytest.mark.parametrize(("recipe", "style"), [(PAPER, DIRECT), (SURER, REASONING)])
 def test_combined_asks_once_where_nothing_is_compared(base, recipe, style):
     said = "It is on the Tiber. So the answer is Tiber."

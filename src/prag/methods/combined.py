@@ -21,8 +21,8 @@ class Combined:
         """Ask with the passages in the prompt and the adapters injected.
 
         With `combine = "surer"` also without the passages, and the answer is taken that the model
-        gives the higher probability. Chains of thought are not compared so: a longer one is the
-        less likely, whatever it says.
+        gives the higher probability; one that says nothing is not taken. Chains of thought are not
+        compared so: a longer one is the less likely, whatever it says.
         """
         texts = desk.texts(desk.fetch(desk.ask.hits, in_prompt=True))
         alone, beside_text = desk.adapters()
@@ -30,7 +30,7 @@ class Combined:
             return (yield from reply(desk, texts, beside_text))
         read = yield _watched(desk, desk.prompt(texts), beside_text)
         unread = yield _watched(desk, desk.prompt(()), alone)
-        if likelihood(unread) > likelihood(read):
+        if unread.text.strip() and (not read.text.strip() or likelihood(unread) > likelihood(read)):
             desk.notes.append("the answer without the passages' text was the likelier")
             return unread.text
         return read.text
