@@ -139,12 +139,11 @@ class Desk:
         """The passages as they stand in a prompt."""
         return [passage_text(p, self.library.recipe.wording) for p in passages]
 
-    def adapters(self) -> tuple[Merged | None, Merged | None]:
-        """The adapters of the question's hits, as the recipe merges them; notes what was used.
+    def adapters(self) -> list[tuple[Hit, Shelved]]:
+        """The adapters of the question's hits, each with its hit; notes what was used.
 
         Returns:
-            As they count alone, and beside the passages' text; None for both where there is none,
-            or for a question that the recipe leaves to the base model.
+            None of them for a question that the recipe leaves to the base model.
         """
         began = time.perf_counter()
         recipe = self.library.recipe
@@ -152,7 +151,7 @@ class Desk:
             self.notes.append(
                 f"the question offers its answers: recipe {recipe.name!r} leaves adapters out"
             )
-            return None, None
+            return []
         there, without = self.library.adapters(self.ask.hits)
         self.notes += [
             f"passage {hit.passage_id} has no adapter: nothing could be asked about it"
@@ -168,7 +167,15 @@ class Desk:
             source = self.sources[hit.passage_id]
             self.sources[hit.passage_id] = replace(source, adapter=shelved.key)
         self.adapter_bytes = sum(shelved.bytes for _, shelved in there)
-        merged = self.library.merged(there), self.library.merged(there, beside_text=True)
+        self._took("load", began)
+        return there
+
+    def merged(
+        self, there: Sequence[tuple[Hit, Shelved]], beside_text: bool = False
+    ) -> Merged | None:
+        """As `Library.merged`, which counts as loading."""
+        began = time.perf_counter()
+        merged = self.library.merged(there, beside_text)
         self._took("load", began)
         return merged
 

@@ -25,11 +25,12 @@ class Combined:
         compared so: a longer one is the less likely, whatever it says.
         """
         texts = desk.texts(desk.fetch(desk.ask.hits, in_prompt=True))
-        alone, beside_text = desk.adapters()
+        there = desk.adapters()
+        beside_text = desk.merged(there, beside_text=True)
         if desk.library.recipe.combine == "together" or desk.style.reasons:
             return (yield from reply(desk, texts, beside_text))
         read = yield _watched(desk, desk.prompt(texts), beside_text)
-        unread = yield _watched(desk, desk.prompt(()), alone)
+        unread = yield _watched(desk, desk.prompt(()), desk.merged(there))
         if unread.text.strip() and (not read.text.strip() or likelihood(unread) > likelihood(read)):
             desk.notes.append("the answer without the passages' text was the likelier")
             return unread.text

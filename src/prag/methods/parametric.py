@@ -16,5 +16,4 @@ class Parametric:
     def steps(self, desk: Desk) -> Steps:
         """Ask with the adapters injected."""
         desk.fetch(desk.ask.hits, in_prompt=False)
-        alone, _ = desk.adapters()
-        return (yield from reply(desk, (), alone))
+        return (yield from reply(desk, (), desk.merged(desk.adapters())))
