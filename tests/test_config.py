@@ -38,6 +38,7 @@ OTHER = {
     "quiet": 30.0,
     "define": True,
     "end": True,
+    "precision": "mixed",
 }
 FIELDS = [
     (section, f.name) for section in ("augment", "train", "wording")

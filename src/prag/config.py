@@ -24,6 +24,9 @@ Codec = Literal["float32", "float16", "bfloat16", "int8", "int4", "base6", "int2
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 
+Precision = Literal["float32", "mixed"]
+"""In which precision adapters are trained (`prag.precision`)."""
+
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
@@ -100,6 +103,8 @@ class TrainConfig:
     of a layer's gated feed-forward block that get an adapter: `all`, or those that go `in` to it
     (gate and up). With `quiet` above 0 adapters add nothing to the beginning that all prompts
     share, and read the more weakly what any text gives a site, the larger it is (`prag.quiet`).
+    With `precision` `mixed` the base computes in bfloat16 where the machine multiplies that
+    natively; what is learnt stays in float32 (`prag.precision`).
     """
 
     sequences: Literal["paper", "closed-book"] = "paper"
@@ -118,6 +123,7 @@ class TrainConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01  # decoupled, a step: learning_rate x weight_decay
+    precision: Precision = "float32"
     seed: int = 0  # of the initial adapter, one for a base model
 
     def __post_init__(self) -> None:
@@ -131,6 +137,7 @@ class TrainConfig:
         _require(0 < self.layers <= 1, "train.layers is above 0 and at most 1")
         _require(self.sites in ("all", "in"), "train.sites is 'all' or 'in'")
         _require(0 <= self.quiet < math.inf, "train.quiet is at least 0, and finite")
+        _require(self.precision in get_args(Precision), "train.precision: float32, mixed")
         _require(self.rank >= 1, "train.rank is at least 1")
         _require(self.alpha > 0, "train.alpha is above 0")
         _require(self.learning_rate > 0, "train.learning_rate is above 0")
@@ -146,6 +153,7 @@ LATER: dict[str, Any] = {
     "layers": 1.0,
     "sites": "all",
     "quiet": 0.0,
+    "precision": "float32",
 }
 """Fields of `TrainConfig` that older adapters were made without, each with what it was then."""
 

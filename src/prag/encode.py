@@ -19,6 +19,7 @@ from prag.config import TrainConfig
 from prag.inject import hooked
 from prag.lora import Adapter, Site, initial_A, scale
 from prag.model import BaseModel, logits_of
+from prag.precision import master
 from prag.prefixes import Prefix
 from prag.prompts import Lesson
 from prag.quiet import NOTHING, Quiet
@@ -90,7 +91,8 @@ def encode_group(
     epoch's end, since the order of its own sequences is what its adapter depends on.
 
     Args:
-        quiet: how A reads; what is read once for all rows.
+        base: as `prag.precision.learner` gives it.
+        quiet: how A reads; what is read once for all rows, in the precision of `base`.
         after_step: called after each step with how many tokens it trained on.
 
     Raises:
@@ -103,7 +105,7 @@ def encode_group(
         raise ValueError("an example does not begin with the tokens that were read before")
     N = len(lessons)
     first = first_layer(base, train.layers)
-    start = initial_factors(sites_of(base, train), train, base.dtype)
+    start = initial_factors(sites_of(base, train), train, master(base.dtype))
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (A, B) in start.items():
         stacked[name] = (
@@ -126,7 +128,10 @@ def encode_group(
     for _ in range(train.epochs):
         for batch, before in zip(batches, seen, strict=True):
             # A is what the filter leaves of what is learnt; the gradient goes through it.
-            factors = {name: (quiet.filtered(name, D), B) for name, (D, B) in stacked.items()}
+            factors = {
+                name: (quiet.filtered(name, D).to(base.dtype), B.to(base.dtype))
+                for name, (D, B) in stacked.items()
+            }
             with hooked(base, factors, scale(train.alpha, train.rank)):
                 loss = group_loss(base, batch, first, before, quiet.beginning)
             optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
@@ -161,7 +166,6 @@ def group_loss(
     out = last_hidden(base, batch.ids, batch.mask, first, seen, beginning)  # [B, T, H]
     hidden = out[batch.rows, batch.columns]  # [M, H]
     logits = logits_of(base, hidden)  # [M, V]
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = logits.to(master(logits.dtype))
     each = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")  # [M]
     return (each * batch.weights.to(each.dtype)).sum()

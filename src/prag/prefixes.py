@@ -45,6 +45,10 @@ class Prefix:
         layers = tuple((k[:, :length], v[:, :length]) for k, v in self.layers)
         return Prefix(self.ids[:length], layers)
 
+    def to(self, dtype: torch.dtype) -> Prefix:
+        """The same in another precision."""
+        return Prefix(self.ids, tuple((k.to(dtype), v.to(dtype)) for k, v in self.layers))
+
 
 class Prefixes:
     """The prefixes of one base model, the oldest forgotten when there is no room."""

@@ -36,6 +36,7 @@ from prag.config import Recipe
 from prag.everyday import everyday_pairs, everyday_prose
 from prag.lora import Site
 from prag.model import BaseModel
+from prag.precision import master
 from prag.prefixes import Prefix, attends_to_all, common, read
 from prag.progress import Tell, silent
 from prag.prompts import assistant_turn, chat_ids, style_named, text_ids, user_turn
@@ -64,6 +65,12 @@ class Quiet:
         """The A [..., r, I] of a site from what is learnt, D [..., r, I]."""
         P = self.filters.get(name)
         return D if P is None else D @ P
+
+    def to(self, dtype: torch.dtype) -> Quiet:
+        """For a model of another precision: the beginning in it, the filters as learnt A are."""
+        beginning = None if self.beginning is None else self.beginning.to(dtype)
+        filters = {name: P.to(master(dtype)) for name, P in self.filters.items()}
+        return Quiet(filters, beginning)
 
 
 NOTHING = Quiet({}, None)
@@ -100,7 +107,7 @@ def quiet_of(
         of_prose = _moments(base, U, prose, 0, tell)
         return {
             name: _filter(U[name], of_chats[name] + of_prose[name], recipe.train.quiet).to(
-                base.dtype
+                master(base.dtype)
             )
             for name in U
         }

@@ -21,6 +21,7 @@ from prag.config import PAPER, Recipe, default_recipe
 from prag.encode import encode_group
 from prag.evaluate.texts import format_passages
 from prag.model import BaseModel
+from prag.precision import learner
 from prag.progress import Tell, silent
 from prag.prompts import Lesson, lesson
 from prag.quiet import Quiet, quiet_of
@@ -125,10 +126,12 @@ def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Wo
 def _ours(base: BaseModel, work: _Work) -> Callable[[], object]:
     read = 0 if work.quiet.beginning is None else len(work.quiet.beginning.ids)
     groups = group_lessons(work.lessons, TOKENS_A_STEP, read)
+    trained = learner(base, work.recipe.train.precision)
+    quiet = work.quiet.to(trained.dtype)
 
     def run() -> None:
         for group in groups:
-            encode_group(base, work.recipe.train, group, work.quiet)
+            encode_group(trained, work.recipe.train, group, quiet)
 
     return run
 

@@ -147,6 +147,8 @@ def build(
         f"{report.kept} kept; {report.damaged} damaged adapters made again, {report.discarded} of "
         "passages that are gone deleted"
     )
+    if report.encoded:
+        console.print(f"  the base model computed in {report.dtype} while they were trained")
     for origin, count in report.origins.items():
         console.print(f"  {count} augmentations of {escape(origin)}")
     if report.rejects:

@@ -14,6 +14,7 @@ from prag.evaluate import choosing, prepare, summary
 from prag.evaluate.run import Run
 from prag.evaluate.settings import DEPTHS, EvalSettings
 from prag.knowledge_base import KnowledgeBase
+from prag.knowledge_base.build import dtype_of_training
 from prag.methods.offered import offers_answers
 from prag.progress import Tell, silent
 from prag.records import PragError
@@ -107,6 +108,7 @@ def summarised(run: Run, complete: bool, command: str) -> dict[str, Any]:
         "offered": kb.settings.recipe.offered,
         "combine": kb.settings.recipe.combine,
         "codec": kb.settings.codec,
+        "encoded_in": dtype_of_training(kb.base, kb.settings.recipe),
         "origins": origins(run),
         "passages": len(kb.passages()),
         "commit": run.commit,

@@ -16,6 +16,7 @@ from prag.config import Recipe
 from prag.encode import encode_group
 from prag.knowledge_base.augmentations import fingerprints
 from prag.model import BaseModel, check_logits
+from prag.precision import computed_in, learner
 from prag.progress import Tell
 from prag.prompts import Lesson, lesson
 from prag.quiet import quiet_of
@@ -26,7 +27,11 @@ from prag.store import AdapterStore, Codec, StoredItem
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. `left_out` are passages without a valid pair, which have no adapter."""
+    """What a build did.
+
+    `left_out` are passages without a valid pair, which have no adapter; `dtype` is what the base
+    model computed in while adapters were trained.
+    """
 
     passages: int
     augmented: int
@@ -37,6 +42,7 @@ class BuildReport:
     left_out: tuple[str, ...]
     rejects: int
     origins: dict[str, int]
+    dtype: str
     seconds: dict[str, float]
 
 
@@ -80,6 +86,11 @@ def plan_lessons(
         key = AdapterKey(passage.id, base.fingerprint, prints[used.origin])
         lessons[key] = lesson(base.tokenizer, passage, used, recipe.train, recipe.wording)
     return Plan(lessons, tuple(left_out))
+
+
+def dtype_of_training(base: BaseModel, recipe: Recipe) -> str:
+    """What the base model computes in while adapters of a recipe are trained, as `bfloat16`."""
+    return str(computed_in(base, recipe.train.precision)).removeprefix("torch.")
 
 
 def keep_good(store: AdapterStore, plan: Plan, progress: Tell) -> tuple[set[AdapterKey], int]:
@@ -127,7 +138,8 @@ def encode_missing(
     first = first_layer(base, recipe.train.layers)
     check_replay(base, first)
     sites = sites_of(base, recipe.train)
-    quiet = quiet_of(base, sites, recipe, progress)
+    trained = learner(base, recipe.train.precision)
+    quiet = quiet_of(base, sites, recipe, progress).to(trained.dtype)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
     read = 0 if quiet.beginning is None else len(quiet.beginning.ids)
@@ -144,7 +156,7 @@ def encode_missing(
             progress("encode", done, total)
 
     for group in groups:
-        adapters = encode_group(base, recipe.train, group, quiet, after_step)
+        adapters = encode_group(trained, recipe.train, group, quiet, after_step)
         store.commit(
             [
                 StoredItem(key_of[le.passage_id], adapter, le.digest)

@@ -291,6 +291,7 @@ class KnowledgeBase(Reader):
             left_out=plan.left_out,
             rejects=sum(len(a.rejects) for a in used.values()),
             origins=dict(origins),
+            dtype=build.dtype_of_training(self.base, self.settings.recipe),
             seconds=clock.laps,
         )
 
