@@ -6,8 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from conftest import tiny_model
+from prag import precision
 from prag.bench import answering, bench_answer, bench_encode, bench_store, encoding, storing
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.timing import Spread, alternate, ratio
@@ -94,7 +97,7 @@ def test_encode_figures_follow_from_the_runs(tiny, monkeypatch):
         "paper_ours",
         "paper_unpadded",
         "published",
-        "matmul",
+        "matmul_float64",
     }
     assert found["passages"] == 3
     assert found["passages_per_s"] == pytest.approx(3 / runs["ours"])
@@ -104,14 +107,47 @@ def test_encode_figures_follow_from_the_runs(tiny, monkeypatch):
         5 * runs["published"] / runs["paper_ours"] * 3
     )
     rate = found["paper_flop_per_passage"] * found["paper_passages_per_s"]
-    assert found["paper_peak_fraction"] == pytest.approx(rate / found["matmul_flop_per_s"])
+    assert found["paper_peak_fraction"] == pytest.approx(
+        rate / found["flop_per_s"]["matmul_float64"]
+    )
+    assert "ratio_unpadded_mixed" not in found
+
+
+def test_a_mixed_recipe_is_compared_in_both_precisions(monkeypatch):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
+    mixed = replace(SHORT, train=replace(SHORT.train, precision="mixed"))
+    monkeypatch.setattr(encoding, "default_recipe", lambda _: mixed)
+    monkeypatch.setattr(encoding, "PRODUCTS", 1)
+    base = tiny_model("llama", dtype=torch.float32)
+    found = bench_encode(base, passages=2, rounds=1, published=False)
+    runs = {name: run["median_s"] for name, run in found["runs"].items()}
+    assert (found["dtype"], found["paper_dtype"]) == ("bfloat16", "float32")
+    assert found["ratio_unpadded"] == pytest.approx(runs["unpadded"] / runs["ours"] * 2)
+    same = runs["unpadded_mixed"] / runs["ours"] * 2
+    assert found["ratio_unpadded_mixed"] == pytest.approx(same)
+    assert found["flop_per_s"].keys() == {"matmul_bfloat16", "matmul_float32"}
+    rate = found["flop_per_passage"] * found["passages_per_s"]
+    assert found["peak_fraction"] == pytest.approx(rate / found["flop_per_s"]["matmul_bfloat16"])
+
+
+def test_the_mixed_loop_is_near_the_encoder(monkeypatch):
+    """LoRA of the loop in float32, the base in bfloat16, as the encoder has it."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
+    mixed = precision.learner(tiny_model("llama", dtype=torch.float32), "mixed")
+    one = lesson(mixed.tokenizer, *format_passages()[0], SHORT.train, SHORT.wording)
+    (ours,) = encode_group(mixed, SHORT.train, [one])
+    theirs = PeftLoop(mixed, SHORT.train).encode(one.examples)
+    for name, (_, B) in ours.factors.items():
+        other = theirs.factors[name][1]
+        assert other.dtype == torch.float32
+        assert torch.cosine_similarity(B.flatten(), other.flatten(), dim=0) > 0.9
 
 
 def test_operations_counted_grow_with_the_epochs(tiny, monkeypatch):
     def flop(epochs):
         recipe = replace(PAPER, train=replace(PAPER.train, epochs=epochs))
         work = encoding._work(tiny, recipe, 2, lambda *_: None)
-        return encoding._flop_per_passage(tiny, work)
+        return encoding._flop_per_passage(work)
 
     monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
     monkeypatch.setattr(encoding, "PRODUCTS", 1)

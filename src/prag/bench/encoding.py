@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from prag.augment import taught
@@ -36,10 +37,11 @@ COUNTED = 2
 
 @dataclass(frozen=True)
 class _Work:
-    """One recipe's lessons, and what its adapters read."""
+    """One recipe's lessons, the model that they are trained on, and what its adapters read."""
 
     recipe: Recipe
     lessons: list[Lesson]
+    trained: BaseModel
     quiet: Quiet
 
     @property
@@ -66,9 +68,11 @@ def bench_encode(
             round).
 
     Returns:
-        `passages_per_s`, `ratio_published`, `ratio_unpadded` of the default recipe, the same of
-        `paper` with `paper_` before the name, `flop_per_passage`, `peak_fraction`, and under `runs`
-        every spread they come from. A ratio is of the seconds a passage.
+        `dtype` (what the base model computed in), `passages_per_s`, `ratio_published`,
+        `ratio_unpadded` of the default recipe, the same of `paper` with `paper_` before the name,
+        `flop_per_passage`, `peak_fraction`, and under `runs` every spread they come from. A ratio
+        is of the seconds a passage. The loops train in the precision that the base was loaded in;
+        where the encoder does not, `ratio_unpadded_mixed` is over the loop in the encoder's.
 
     Raises:
         PragError: `peft` is not installed.
@@ -76,39 +80,45 @@ def bench_encode(
     works = {"": _work(base, default_recipe(base.parameters), passages, progress)}
     works["paper_"] = _work(base, PAPER, passages, progress)
     runs: dict[str, Callable[[], object]] = {}
-    a_passage: dict[str, float] = {}  # what a run's time is multiplied by
+    matmuls: dict[str, int] = {}  # operations of a run, by its name
     for name, work in works.items():
         train = work.recipe.train
         one = work.lessons[0].examples
-        runs[f"{name}ours"] = _ours(base, work)
-        a_passage[f"{name}ours"] = 1 / len(work.lessons)
+        runs[f"{name}ours"] = _ours(work)
         runs[f"{name}unpadded"] = _loop(PeftLoop(base, train), one)
-        a_passage[f"{name}unpadded"] = 1.0
+        if work.trained is not base:
+            runs[f"{name}unpadded_mixed"] = _loop(PeftLoop(work.trained, train), one)
+        dtype = work.trained.dtype
+        product, operations = matmul(dtype, base.device)
+        product()
+        runs[_matmul(dtype)] = _repeated(product, PRODUCTS)
+        matmuls[_matmul(dtype)] = PRODUCTS * operations
     if published:
         # A step of either recipe costs the same there: it is as long, and all layers are adapted.
         runs["published"] = _loop(
             PeftLoop(base, PAPER.train, PUBLISHED_LENGTH), works["paper_"].lessons[0].examples[:1]
         )
-    product, operations = matmul(base.dtype, base.device)
-    runs["matmul"] = _repeated(product, PRODUCTS)
-    product()
     spreads = alternate(runs, rounds, progress)
+    peaks = {name: operations / spreads[name].median for name, operations in matmuls.items()}
 
-    def times(name: str, by: float) -> Spread:
+    def times(name: str, by: float = 1.0) -> Spread:
         return Spread(tuple(s * by for s in spreads[name].seconds))
 
     result: dict[str, Any] = {}
     for name, work in works.items():
-        ours = times(f"{name}ours", a_passage[f"{name}ours"])
-        flop = _flop_per_passage(base, work)
-        peak = PRODUCTS * operations / spreads["matmul"].median
+        ours = times(f"{name}ours", 1 / len(work.lessons))
+        flop = _flop_per_passage(work)
+        dtype = work.trained.dtype
+        result[f"{name}dtype"] = str(dtype).removeprefix("torch.")
         result[f"{name}passages_per_s"] = 1 / ours.median
-        result[f"{name}ratio_unpadded"] = ratio(times(f"{name}unpadded", 1.0), ours)
+        result[f"{name}ratio_unpadded"] = ratio(times(f"{name}unpadded"), ours)
+        if f"{name}unpadded_mixed" in spreads:
+            result[f"{name}ratio_unpadded_mixed"] = ratio(times(f"{name}unpadded_mixed"), ours)
         if published:
             result[f"{name}ratio_published"] = ratio(times("published", work.steps), ours)
         result[f"{name}flop_per_passage"] = flop
-        result[f"{name}peak_fraction"] = flop / ours.median / peak
-    result["matmul_flop_per_s"] = PRODUCTS * operations / spreads["matmul"].median
+        result[f"{name}peak_fraction"] = flop / ours.median / peaks[_matmul(dtype)]
+    result["flop_per_s"] = peaks
     result["passages"] = len(works[""].lessons)
     result["runs"] = {name: spread.as_dict() for name, spread in spreads.items()}
     return result
@@ -120,20 +130,25 @@ def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Wo
         used = taught(augmentation, passage, recipe)
         made.append(lesson(base.tokenizer, passage, used, recipe.train, recipe.wording))
     lessons = [made[n % len(made)] for n in range(passages)]
-    return _Work(recipe, lessons, quiet_of(base, sites_of(base, recipe.train), recipe, progress))
+    trained = learner(base, recipe.train.precision)
+    quiet = quiet_of(base, sites_of(base, recipe.train), recipe, progress)
+    return _Work(recipe, lessons, trained, quiet.to(trained.dtype))
 
 
-def _ours(base: BaseModel, work: _Work) -> Callable[[], object]:
+def _ours(work: _Work) -> Callable[[], object]:
     read = 0 if work.quiet.beginning is None else len(work.quiet.beginning.ids)
     groups = group_lessons(work.lessons, TOKENS_A_STEP, read)
-    trained = learner(base, work.recipe.train.precision)
-    quiet = work.quiet.to(trained.dtype)
 
     def run() -> None:
         for group in groups:
-            encode_group(trained, work.recipe.train, group, quiet)
+            encode_group(work.trained, work.recipe.train, group, work.quiet)
 
     return run
+
+
+def _matmul(dtype: torch.dtype) -> str:
+    """The name of the runs of a plain matrix product."""
+    return f"matmul_{dtype}".replace("torch.", "")
 
 
 def _loop(loop: PeftLoop, examples: Sequence[Any]) -> Callable[[], object]:
@@ -148,10 +163,10 @@ def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
     return repeated
 
 
-def _flop_per_passage(base: BaseModel, work: _Work) -> float:
+def _flop_per_passage(work: _Work) -> float:
     """Operations of the encoder's matrix products and attention, forward and backward."""
     few = work.lessons[:COUNTED]
     with FlopCounterMode(display=False) as counter:
-        encode_group(base, work.recipe.train, few, work.quiet)
+        encode_group(work.trained, work.recipe.train, few, work.quiet)
     total: int = counter.get_total_flops()
     return total / len(few)

@@ -16,6 +16,7 @@ from prag.config import TrainConfig
 from prag.encode import initial_factors
 from prag.lora import Adapter
 from prag.model import BaseModel
+from prag.precision import master
 from prag.prompts import Example
 from prag.records import PragError
 from prag.replay import sites_of
@@ -31,6 +32,8 @@ class PeftLoop:
     `train.quiet` does is left out.
 
     Args:
+        base: as it is, or as `prag.precision.learner` gives it: LoRA on a base in 16 bits is kept
+            in float32, as peft does by itself.
         pad_to: every sequence is padded on the right to so many tokens, or to none.
 
     Raises:
@@ -45,7 +48,7 @@ class PeftLoop:
                 "the loops to compare with need peft: pip install 'prag[bench]'"
             ) from error
         self.base, self.train, self.pad_to = base, train, pad_to
-        self.start = initial_factors(sites_of(base, train), train, base.dtype)
+        self.start = initial_factors(sites_of(base, train), train, master(base.dtype))
         config = LoraConfig(
             r=train.rank,
             lora_alpha=train.alpha,
@@ -55,7 +58,10 @@ class PeftLoop:
             task_type="CAUSAL_LM",
         )
         # A copy: peft puts its layers into the model itself.
-        self.model: Any = get_peft_model(copy.deepcopy(base.model), config).to(base.dtype)
+        self.model: Any = get_peft_model(copy.deepcopy(base.model), config)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(master(base.dtype))
 
     def encode(self, examples: Sequence[Example]) -> Adapter:
         """The adapter of these sequences; those left of an earlier passage are forgotten."""
@@ -96,7 +102,8 @@ class PeftLoop:
         mask[0, :size] = 1
         logits = self.model(ids, attention_mask=mask, use_cache=False).logits[0]  # [T, V]
         learnt = slice(example.learn_from - 1, size - 1)
-        loss = cross_entropy(logits[learnt], ids[0, example.learn_from : size])
+        scores = logits[learnt].to(master(logits.dtype))  # [M, V]
+        loss = cross_entropy(scores, ids[0, example.learn_from : size])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

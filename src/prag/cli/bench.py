@@ -166,11 +166,14 @@ def _encode_table(found: dict[str, Any]) -> Table:
     table.add_column("paper", justify="right")
 
     def row(name: str, key: str, form: str) -> None:
-        table.add_row(name, *(format(found[p + key], form) for p in ("", "paper_")))
+        figures = (found.get(p + key) for p in ("", "paper_"))
+        table.add_row(name, *("-" if f is None else format(f, form) for f in figures))
 
     row("passages a second", "passages_per_s", ".3f")
     row("times as fast as the published loop", "ratio_published", ".1f")
     row("times as fast as the same without padding", "ratio_unpadded", ".2f")
+    row("and with its base in bfloat16 too", "ratio_unpadded_mixed", ".2f")
+    row("the base model computed in", "dtype", "")
     row("operations a passage", "flop_per_passage", ".2e")
     row("share of the measured matmul peak", "peak_fraction", ".2f")
     return table
