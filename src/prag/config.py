@@ -258,6 +258,7 @@ SMALL = Recipe(
         rank=4,
         learning_rate=2e-3,
         epochs=6,
+        precision="mixed",
     ),
     wording=Wording(instruction="Answer the question.", passage="{title}: {text}"),
     merge="score",
