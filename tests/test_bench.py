@@ -11,11 +11,20 @@ from typer.testing import CliRunner
 
 from conftest import tiny_model
 from prag import precision
-from prag.bench import answering, bench_answer, bench_encode, bench_store, encoding, storing
+from prag.bench import (
+    answering,
+    bench_answer,
+    bench_encode,
+    bench_store,
+    encoding,
+    figures,
+    storing,
+)
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.timing import Spread, alternate, ratio
 from prag.cli.bench import bench
 from prag.config import PAPER, SMALL
+from prag.drawing import drawing
 from prag.encode import encode_group
 from prag.evaluate.texts import format_passages
 from prag.lora import numbers
@@ -190,9 +199,9 @@ def test_stores_hold_what_their_figures_say(tiny, monkeypatch):
     found = bench_store(tiny, adapters=50, rounds=2)
     assert found["codecs"].keys() == set(CODECS)
     P = numbers(sites_of(tiny, SMALL.train), SMALL.train.rank)
-    for codec, figures in found["codecs"].items():
-        assert figures["bytes"] == codecs.length(codec, P)
-        assert figures["over_published"] == found["published_bytes"] / figures["bytes"]
+    for codec, way in found["codecs"].items():
+        assert way["bytes"] == codecs.length(codec, P)
+        assert way["over_published"] == found["published_bytes"] / way["bytes"]
         assert figures["read_ms"] > 0
     errors = [found["codecs"][c]["error"] for c in ("float32", "int8", "int4", "base6", "int2")]
     assert errors == sorted(errors)
@@ -231,3 +240,60 @@ def test_the_last_line_is_json(tiny, monkeypatch, what):
     alone = CliRunner().invoke(bench, [*command, "--json"]).stdout.splitlines()
     assert len(alone) == 1
     assert json.loads(alone[0]).keys() == json.loads(shown[-1]).keys()
+
+
+def spread(seconds):
+    return {"median_s": seconds, "least_s": 0.9 * seconds, "most_s": 1.1 * seconds, "runs": 3}
+
+
+def drawn_from():
+    """Results with the fields that the figures read; others have nothing to do with them."""
+    runs = ("ours", "unpadded", "paper_ours", "paper_unpadded", "published")
+    encode = {"passages_per_s": 1.0, "steps": 30, "paper_steps": 5, "passages": 2}
+    way = {"first_token_s": 0.5, "seconds": 2.0, "tokens_per_s": 9.0}
+    return {
+        "encode": encode | {"runs": {name: spread(4.0 + n) for n, name in enumerate(runs)}},
+        "answer": {"ways": {"closed-book": way, "parametric": way}},
+        "store": {"published_bytes": 1_500_000, "codecs": {"int8": {"bytes": 250_000}}},
+    }
+
+
+def test_plot_draws_each_bench(tmp_path):
+    files = []
+    for kind, found in drawn_from().items():
+        files.append(tmp_path / f"{kind}.json")
+        files[-1].write_text("a table above\n" + json.dumps(found) + "\n")
+    once, again = (tmp_path / name for name in ("once", "again"))
+    result = CliRunner().invoke(bench, ["plot", *map(str, files), "--out", str(once)])
+    assert result.exit_code == 0
+    names = {f"bench-{kind}.{end}" for kind in drawn_from() for end in ("svg", "png")}
+    assert {path.name for path in once.iterdir()} == names
+    figures.plot(files, again)
+    assert all((once / n).read_bytes() == (again / n).read_bytes() for n in names)
+
+
+def test_a_figure_says_its_numbers_in_words():
+    with drawing():
+        encode = figures.encode(drawn_from()["encode"])
+    assert "default: published loop 240" in encode.alt, "8 s a step, 30 steps"
+    assert "default: prag 2;" in encode.alt, "4 s of two passages"
+    assert "paper: published loop 40" in encode.alt
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "does not end with a line of `prag bench`"),
+        ("[1]", "does not end with a line of `prag bench`"),
+        ('{"f1": 1}', "does not end with a line of `prag bench`"),
+        ('{"ways": {"closed-book": {}}}', "is not whole, or of another version"),
+        (None, "cannot be read"),
+    ],
+)
+def test_plot_of_something_else_says_so_and_writes_nothing(tmp_path, text, said):
+    path = tmp_path / "found.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(PragError, match=said):
+        figures.plot([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

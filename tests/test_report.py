@@ -458,7 +458,7 @@ def test_a_noise_curve_holds_what_was_asked_with_noise_and_nothing_else(
     itself = {"in-context": {"n": 3, "errors": 0, "presence": 0.2}}
     run = _load(tmp_path, methods=itself, noise={"in-context": curve})
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "_finish", lambda kind, figure, alt: drawn.append(figure))
+    monkeypatch.setattr(figures, "finish", lambda kind, figure, alt: drawn.append(figure))
     figures.noise(run, "own")
     (line,) = drawn[0].axes[0].lines
     assert line.get_xydata().tolist() == [[1.0, 0.49], [3.0, 0.47]]
@@ -616,7 +616,7 @@ def test_a_missing_library_is_named(
 def test_a_callers_plots_are_left_alone() -> None:
     import matplotlib
 
-    from prag.report.figures import drawing
+    from prag.drawing import drawing
 
     with matplotlib.rc_context({"font.size": 3.0, "axes.grid": False}):
         before = dict(matplotlib.rcParams)
@@ -732,7 +732,7 @@ def test_codecs_have_a_curve_and_a_table(tmp_path: Path, monkeypatch: pytest.Mon
     assert "92,400" in page
     assert (tmp_path / "out/figures/codecs-own.png").is_file()
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "_finish", lambda kind, figure, alt: drawn.append(figure))
+    monkeypatch.setattr(figures, "finish", lambda kind, figure, alt: drawn.append(figure))
     figures.codecs(run, "own")
     (line,) = drawn[0].axes[0].lines
     assert line.get_xydata().tolist() == [[92400.0, 0.5], [1013760.0, 0.6]]

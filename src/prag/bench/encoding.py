@@ -68,11 +68,12 @@ def bench_encode(
             round).
 
     Returns:
-        `dtype` (what the base model computed in), `passages_per_s`, `ratio_published`,
-        `ratio_unpadded` of the default recipe, the same of `paper` with `paper_` before the name,
-        `flop_per_passage`, `peak_fraction`, and under `runs` every spread they come from. A ratio
-        is of the seconds a passage. The loops train in the precision that the base was loaded in;
-        where the encoder does not, `ratio_unpadded_mixed` is over the loop in the encoder's.
+        `dtype` (what the base model computed in), `steps` of a passage, `passages_per_s`,
+        `ratio_published`, `ratio_unpadded`, `flop_per_passage` and `peak_fraction` of the default
+        recipe, the same of `paper` with `paper_` before the name, and under `runs` every spread
+        they come from. A ratio is of the seconds a passage. The loops train in the precision that
+        the base was loaded in; where the encoder does not, `ratio_unpadded_mixed` is over the loop
+        in the encoder's.
 
     Raises:
         PragError: `peft` is not installed.
@@ -110,6 +111,7 @@ def bench_encode(
         flop = _flop_per_passage(work)
         dtype = work.trained.dtype
         result[f"{name}dtype"] = str(dtype).removeprefix("torch.")
+        result[f"{name}steps"] = work.steps
         result[f"{name}passages_per_s"] = 1 / ours.median
         result[f"{name}ratio_unpadded"] = ratio(times(f"{name}unpadded"), ours)
         if f"{name}unpadded_mixed" in spreads:

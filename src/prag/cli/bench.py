@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,18 @@ def store(
         console.print(_codec_table(found))
         console.print(_store_table(found))
     _last_line(found)
+
+
+@bench.command()
+def plot(
+    results: Annotated[list[Path], typer.Argument(help="Files: `prag bench ... --json > FILE`.")],
+    out: Annotated[Path, typer.Option(help="The folder of the figures.")] = Path(),
+) -> None:
+    """Draw what the other commands printed, as SVG and PNG."""
+    from prag.bench.figures import plot as draw
+
+    for path in draw(results, out):
+        console.print(str(path), soft_wrap=True)
 
 
 def _codec_table(found: dict[str, Any]) -> Table:

@@ -1,52 +1,22 @@
-"""The figures: one set a figure, drawn on white, as SVG for the page and PNG for papers.
-
-All show answer presence with its 95 % interval. Only matplotlib's Figure objects are used and
-its settings are put back, so a caller's own plots are left as they are.
-"""
+"""The figures: one set a figure. All show answer presence with its 95 % interval."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prag.records import PragError
+from prag.drawing import WIDTH, Drawing, canvas, finish, settle
 from prag.report.labels import contrast_name, ordered, style
 from prag.report.load import Estimate, Run
 from prag.report.placing import MARKER, Box, apart, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH = 4.8  # inches; 460 pixels of a screen, so that a telephone shrinks it little
-PNG_DPI = 200
 TITLE = 60  # letters of a title
 TYPES_SHOWN = 12  # of a set, the largest
 
-_INK, _FAINT = "#222222", "#d9d9d9"
-_SETTINGS: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": False,  # a dollar sign in a name begins no formula
-    "svg.hashsalt": "prag",  # the same runs give the same bytes
-}
 # Behind a label: what it crosses is faint there, the markers (zorder 3) stay.
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
 _AXES = {
@@ -56,41 +26,12 @@ _AXES = {
 }
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as it is shown (`svg`) and saved (`png`); `alt` says in words what it shows."""
-
-    kind: str
-    alt: str
-    svg: bytes
-    png: bytes
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """matplotlib with the settings of the figures, and without a user's own, for the block.
-
-    Raises:
-        PragError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PragError(
-            "the figures of a report need matplotlib: pip install 'prag[eval]'"
-        ) from error
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
-        yield
-
-
 def forest(run: Run, name: str) -> Drawing | None:
     """The contrasts: each a difference in presence with its interval and p after Holm."""
     shown = [c for c in run.contrasts if "presence" in c.difference]
     if not shown:
         return None
-    figure, axes = _figure(0.9 + 0.42 * len(shown))
+    figure, axes = canvas(0.9 + 0.42 * len(shown))
     for row, contrast in enumerate(shown):
         estimate = contrast.difference["presence"]
         drawn = style(contrast.first)
@@ -112,7 +53,7 @@ def forest(run: Run, name: str) -> Drawing | None:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("difference in presence (right: the first is better); p after Holm")
     axes.set_title(_plain(name, TITLE), loc="left")
-    return _finish("contrasts", figure, f"Forest plot of {len(shown)} contrasts on {name}")
+    return finish("contrasts", figure, f"Forest plot of {len(shown)} contrasts on {name}")
 
 
 def tradeoff(run: Run, name: str, cost: str) -> Drawing | None:
@@ -125,7 +66,7 @@ def tradeoff(run: Run, name: str, cost: str) -> Drawing | None:
     ]
     if not points or not any(x for _, x, _ in points):
         return None
-    figure, axes = _figure(3.9)
+    figure, axes = canvas(3.9)
     _cost_axis(axes, [x for _, x, _ in points])
     axes.set_xlabel(_AXES[cost])
     axes.set_ylabel("answer presence")
@@ -134,7 +75,7 @@ def tradeoff(run: Run, name: str, cost: str) -> Drawing | None:
     margin = 0.12 * max(high - low, 0.05)
     axes.set_ylim(max(low - margin, -0.04), min(high + margin, 1.06))
     axes.set_title(_plain(name, TITLE), loc="left")
-    _settle(figure)  # before labels are measured
+    settle(figure)  # before labels are measured
     pixels = [tuple(axes.transData.transform((x, y.value))) for _, x, y in points]
     at = axes.transData.inverted().transform(apart(pixels))
     for (label, _, y), (x, _) in zip(points, at, strict=True):
@@ -143,7 +84,7 @@ def tradeoff(run: Run, name: str, cost: str) -> Drawing | None:
             axes.plot([x, x], [y.low, y.high], color=drawn.colour, linewidth=1, alpha=0.45)
         _mark(axes, x, y.value, drawn.colour, drawn.marker, drawn.hollow)
     _label(axes, [(label, x, y) for (label, *_), (x, y) in zip(points, at, strict=True)])
-    return _finish(cost.replace("_", "-"), figure, f"Presence against {_AXES[cost]} on {name}")
+    return finish(cost.replace("_", "-"), figure, f"Presence against {_AXES[cost]} on {name}")
 
 
 def types(run: Run, name: str) -> Drawing | None:
@@ -174,7 +115,7 @@ def types(run: Run, name: str) -> Drawing | None:
         axes.set_visible(False)
     figure.suptitle(_plain(name, TITLE), x=0.01, ha="left", fontsize=10)
     figure.supxlabel("answer presence", fontsize=9)
-    return _finish("types", figure, f"Presence by question type and method on {name}")
+    return finish("types", figure, f"Presence by question type and method on {name}")
 
 
 def noise(run: Run, name: str) -> Drawing | None:
@@ -191,7 +132,7 @@ def noise(run: Run, name: str) -> Drawing | None:
             curves[label] = points
     if not curves:
         return None
-    figure, axes = _figure(3.2)
+    figure, axes = canvas(3.2)
     for label, points in curves.items():
         drawn = style(label)
         ks, means = [k for k, _ in points], [e.value for _, e in points]
@@ -206,7 +147,7 @@ def noise(run: Run, name: str) -> Drawing | None:
     axes.set_ylim(bottom=0)
     axes.set_title(_plain(name, TITLE), loc="left")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
-    return _finish("noise", figure, f"Presence with one gold passage among several, on {name}")
+    return finish("noise", figure, f"Presence with one gold passage among several, on {name}")
 
 
 def codecs(run: Run, name: str) -> Drawing | None:
@@ -215,7 +156,7 @@ def codecs(run: Run, name: str) -> Drawing | None:
     curves = {label: points for label, points in curves.items() if points}
     if not curves:
         return None
-    figure, axes = _figure(3.2)
+    figure, axes = canvas(3.2)
     for label, points in curves.items():
         drawn = style(label)
         sizes, means = [x for _, x, _ in points], [e.value for *_, e in points]
@@ -236,7 +177,7 @@ def codecs(run: Run, name: str) -> Drawing | None:
     axes.set_ylim(bottom=0)
     axes.set_title(_plain(name, TITLE), loc="left")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
-    return _finish("codecs", figure, f"Presence against the bytes of stored adapters, on {name}")
+    return finish("codecs", figure, f"Presence against the bytes of stored adapters, on {name}")
 
 
 def _by_bytes(run: Run, label: str) -> list[tuple[str, float, Estimate]]:
@@ -257,7 +198,7 @@ def conflict(run: Run, name: str) -> Drawing | None:
     if run.conflict is None or not run.conflict.methods:
         return None
     labels = ordered(run.conflict.methods)
-    figure, axes = _figure(1.25 + 0.4 * len(labels))
+    figure, axes = canvas(1.25 + 0.4 * len(labels))
     for row, label in enumerate(labels):
         result, colour = run.conflict.methods[label], style(label).colour
         _dot(axes, result.follows, row - 0.14, colour, "o", False)
@@ -267,28 +208,7 @@ def conflict(run: Run, name: str) -> Drawing | None:
     axes.set_xlim(left=0)
     axes.set_xlabel("share of questions\n● follows the passage    ○ keeps the old answer")
     axes.set_title(_plain(name, TITLE), loc="left")
-    return _finish("conflict", figure, f"Following and keeping answers under conflict on {name}")
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _finish(kind: str, figure: Figure, alt: str) -> Drawing:
-    _settle(figure)
-    svg, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    figure.savefig(png, format="png", dpi=PNG_DPI)
-    return Drawing(kind, alt, svg.getvalue(), png.getvalue())
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once: each format would do it again."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    return finish("conflict", figure, f"Following and keeping answers under conflict on {name}")
 
 
 def _mark(axes: Axes, x: float, y: float, colour: str, marker: str, hollow: bool) -> None:

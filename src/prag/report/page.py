@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prag.disk import explain, replace_text
+from prag.drawing import Drawing, drawing
 from prag.records import PragError
 from prag.report import figures, tables
 from prag.report.browse import rows_json
-from prag.report.figures import Drawing
 from prag.report.labels import run_names, slug
 from prag.report.load import COSTS, Run, load_run
 
@@ -64,8 +64,8 @@ def make_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     try:
         folder = out / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        for file, drawing in drawn:
-            (folder / file).write_bytes(drawing.png)
+        for file, figure in drawn:
+            (folder / file).write_bytes(figure.png)
             saved.append(folder / file)
         text = template.render(**_context(loaded, names, drawn, notes))
         replace_text(page, _utf8(text))
@@ -83,7 +83,7 @@ def _draw(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Drawing]
     drawn: list[tuple[str, Drawing]] = []
     slugs = [slug(name) for name in names]
     slugs = [s if slugs.count(s) == 1 else f"{s}-{i + 1}" for i, s in enumerate(slugs)]
-    with figures.drawing():
+    with drawing():
         for run, name, end in zip(runs, names, slugs, strict=True):
             made = [
                 figures.forest(run, name),
