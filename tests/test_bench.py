@@ -120,6 +120,12 @@ def test_encode_figures_follow_from_the_runs(tiny, monkeypatch):
         rate / found["flop_per_s"]["matmul_float64"]
     )
     assert "ratio_unpadded_mixed" not in found
+    for name in ("", "paper_"):
+        assert sum(found[f"{name}shares"].values()) == pytest.approx(1)
+        assert found[f"{name}shares"]["matrix products"] > 0.02
+    one = lesson(tiny.tokenizer, *format_passages()[0], PAPER.train, PAPER.wording)
+    assert 0 < found["paper_tokens"] < 2 * one.tokens
+    assert found["paper_tokens_published"] == 5 * 700
 
 
 def test_a_mixed_recipe_is_compared_in_both_precisions(monkeypatch):
@@ -202,7 +208,7 @@ def test_stores_hold_what_their_figures_say(tiny, monkeypatch):
     for codec, way in found["codecs"].items():
         assert way["bytes"] == codecs.length(codec, P)
         assert way["over_published"] == found["published_bytes"] / way["bytes"]
-        assert figures["read_ms"] > 0
+        assert way["read_ms"] > 0
     errors = [found["codecs"][c]["error"] for c in ("float32", "int8", "int4", "base6", "int2")]
     assert errors == sorted(errors)
     assert errors[0] == 0

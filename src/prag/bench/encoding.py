@@ -8,7 +8,7 @@ its steps cost the same: one is timed, and counted as often as a passage has ste
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prag.augment import taught
 from prag.batches import TOKENS_A_STEP, group_lessons
 from prag.bench.peft_loops import PUBLISHED_LENGTH, PeftLoop
+from prag.bench.profile import shares
 from prag.bench.timing import Spread, alternate, matmul, ratio
 from prag.config import PAPER, Recipe, default_recipe
 from prag.encode import encode_group
@@ -31,6 +32,9 @@ from prag.replay import sites_of
 PRODUCTS = 20
 """Matrix products of one run: about a second on one core."""
 
+PROFILED = 2
+"""Epochs of the run whose time is looked into."""
+
 COUNTED = 2
 """Passages of the group whose operations are counted: those of a group grow with it."""
 
@@ -43,6 +47,22 @@ class _Work:
     lessons: list[Lesson]
     trained: BaseModel
     quiet: Quiet
+
+    @property
+    def read(self) -> int:
+        """Tokens at the beginning of every sequence that are read once for all."""
+        return 0 if self.quiet.beginning is None else len(self.quiet.beginning.ids)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that a passage is trained on, those of every epoch."""
+        whole = sum(le.tokens - self.read * len(le.examples) for le in self.lessons)
+        return whole * self.recipe.train.epochs / len(self.lessons)
+
+    @property
+    def groups(self) -> list[list[Lesson]]:
+        """The lessons in the groups of a build."""
+        return group_lessons(self.lessons, TOKENS_A_STEP, self.read)
 
     @property
     def steps(self) -> int:
@@ -68,12 +88,13 @@ def bench_encode(
             round).
 
     Returns:
-        `dtype` (what the base model computed in), `steps` of a passage, `passages_per_s`,
-        `ratio_published`, `ratio_unpadded`, `flop_per_passage` and `peak_fraction` of the default
-        recipe, the same of `paper` with `paper_` before the name, and under `runs` every spread
-        they come from. A ratio is of the seconds a passage. The loops train in the precision that
-        the base was loaded in; where the encoder does not, `ratio_unpadded_mixed` is over the loop
-        in the encoder's.
+        `dtype` (what the base model computed in), `steps` and `tokens` of a passage,
+        `tokens_published`, `passages_per_s`, `ratio_published`, `ratio_unpadded`,
+        `flop_per_passage`, `peak_fraction` and `shares` (of the time, by kind of operation) of the
+        default recipe, the same of `paper` with `paper_` before the name, and under `runs` every
+        spread they come from. A ratio is of the seconds a passage. The loops train in the
+        precision that the base was loaded in; where the encoder does not, `ratio_unpadded_mixed` is
+        over the loop in the encoder's.
 
     Raises:
         PragError: `peft` is not installed.
@@ -112,6 +133,8 @@ def bench_encode(
         dtype = work.trained.dtype
         result[f"{name}dtype"] = str(dtype).removeprefix("torch.")
         result[f"{name}steps"] = work.steps
+        result[f"{name}tokens"] = work.tokens
+        result[f"{name}tokens_published"] = work.steps * PUBLISHED_LENGTH
         result[f"{name}passages_per_s"] = 1 / ours.median
         result[f"{name}ratio_unpadded"] = ratio(times(f"{name}unpadded"), ours)
         if f"{name}unpadded_mixed" in spreads:
@@ -120,6 +143,7 @@ def bench_encode(
             result[f"{name}ratio_published"] = ratio(times("published", work.steps), ours)
         result[f"{name}flop_per_passage"] = flop
         result[f"{name}peak_fraction"] = flop / ours.median / peaks[_matmul(dtype)]
+        result[f"{name}shares"] = _shares(work)
     result["flop_per_s"] = peaks
     result["passages"] = len(works[""].lessons)
     result["runs"] = {name: spread.as_dict() for name, spread in spreads.items()}
@@ -138,8 +162,7 @@ def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Wo
 
 
 def _ours(work: _Work) -> Callable[[], object]:
-    read = 0 if work.quiet.beginning is None else len(work.quiet.beginning.ids)
-    groups = group_lessons(work.lessons, TOKENS_A_STEP, read)
+    groups = work.groups
 
     def run() -> None:
         for group in groups:
@@ -163,6 +186,13 @@ def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
             run()
 
     return repeated
+
+
+def _shares(work: _Work) -> dict[str, float]:
+    """Where the time of a group goes, with as many epochs as show both a first and a later one."""
+    group = max(work.groups, key=len)
+    train = replace(work.recipe.train, epochs=min(work.recipe.train.epochs, PROFILED))
+    return shares(lambda: encode_group(work.trained, train, group, work.quiet))
 
 
 def _flop_per_passage(work: _Work) -> float:

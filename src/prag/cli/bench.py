@@ -189,6 +189,11 @@ def _encode_table(found: dict[str, Any]) -> Table:
     row("the base model computed in", "dtype", "")
     row("operations a passage", "flop_per_passage", ".2e")
     row("share of the measured matmul peak", "peak_fraction", ".2f")
+    row("tokens trained on a passage", "tokens", ",.0f")
+    row("and by the published loop, padding with them", "tokens_published", ",")
+    for kind in sorted({*found["shares"], *found["paper_shares"]}):
+        parts = (found[p + "shares"].get(kind, 0.0) for p in ("", "paper_"))
+        table.add_row(f"of the time: {kind}", *(f"{part:.0%}" for part in parts))
     return table
 
 
