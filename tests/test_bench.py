@@ -15,10 +15,13 @@ from prag.bench import (
     answering,
     bench_answer,
     bench_encode,
+    bench_retrieve,
     bench_store,
     encoding,
     figures,
+    retrieving,
     storing,
+    zipf,
 )
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.timing import Spread, alternate, ratio
@@ -303,3 +306,30 @@ def test_plot_of_something_else_says_so_and_writes_nothing(tmp_path, text, said)
     with pytest.raises(PragError, match=said):
         figures.plot([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_indexes_hold_what_their_figures_say(monkeypatch, tmp_path):
+    monkeypatch.setattr(retrieving, "SMALL", 30)
+    monkeypatch.setattr(retrieving, "QUESTIONS", 10)
+    found = bench_retrieve(passages=90)
+    assert found["indexes"].keys() == {"30", "90"}
+    for index in found["indexes"].values():
+        assert 0 < index["search_p50_ms"] <= index["search_p99_ms"]
+        assert index["open_ms"] > 0
+        assert index["index_mb"] > 0.002
+    small, large = found["indexes"]["30"], found["indexes"]["90"]
+    assert found["build_growth"] == pytest.approx(large["build_s"] / small["build_s"] / 3)
+
+
+def test_synthetic_words_are_as_frequent_as_zipf_has_them():
+    """Half of the logarithm of the ranks, half of the words; and the same each time."""
+    texts = [p.text for p in zipf.passages(300)]
+    ranks = [int(word[1:]) for text in texts for word in text.split()]
+    assert len(ranks) == 300 * zipf.WORDS
+    assert min(ranks) > zipf.STOP
+    assert max(ranks) < zipf.VOCABULARY
+    middle = ((zipf.STOP + 1) * zipf.VOCABULARY) ** 0.5
+    assert sum(rank < middle for rank in ranks) / len(ranks) == pytest.approx(0.5, abs=0.02)
+    assert texts == [p.text for p in zipf.passages(300)]
+    assert len(set(texts)) == 300
+    assert len(zipf.questions(7)) == 7

@@ -1,6 +1,6 @@
 """One process that opens a store and reads from it: `python -m prag.bench.reading FOLDER N READS`.
 
-A process of its own, so that its memory is the store's and nothing of the writer's is in it.
+A process of its own: nothing of the writer is in its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prag.bench.processes import memory_mb
 from prag.records import AdapterKey
 from prag.store import AdapterStore
 
@@ -47,18 +48,6 @@ def measure(folder: Path, adapters: int, reads: int) -> dict[str, Any]:
         "process_mb": after,
         "store_mb": None if before is None or after is None else after - before,
     }
-
-
-def memory_mb() -> float | None:
-    """What this process has in memory, as Linux counts it; None elsewhere.
-
-    The peak that `getrusage` gives would be that of the process which started this one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(li.split()[1]) * 1024 / 1e6 for li in lines if li.startswith("VmRSS")), None)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ index, and a million adapters of a real size would be as many gigabytes as a dis
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,8 +17,9 @@ from typing import Any
 import torch
 
 from prag.bench.answering import drawn
+from prag.bench.processes import in_a_process, medians
 from prag.bench.reading import key
-from prag.bench.timing import Spread, alternate
+from prag.bench.timing import alternate
 from prag.config import PAPER, default_recipe
 from prag.evaluate.texts import format_passages
 from prag.knowledge_base.export import write_peft
@@ -117,9 +115,9 @@ def _large(folder: Path, adapters: int, progress: Tell) -> dict[str, Any]:
     resumed = time.perf_counter() - began
     if there != adapters:
         raise PragError(f"{folder}: {there} of {adapters} adapters are there")
-    turns = [_read(folder, adapters) for _ in range(TURNS)]
+    turns = [in_a_process("prag.bench.reading", folder, adapters, READS) for _ in range(TURNS)]
     return {
-        **{name: _median([turn[name] for turn in turns]) for name in turns[0]},
+        **medians(turns),
         "resume_s": resumed,
         "commit_s": committed,
         "index_bytes": (folder / "index.sqlite").stat().st_size / adapters,
@@ -128,20 +126,6 @@ def _large(folder: Path, adapters: int, progress: Tell) -> dict[str, Any]:
 
 def _commit(store: AdapterStore, one: Adapter, which: range, codec: Codec) -> None:
     store.commit([StoredItem(key(n), one, f"{n:016x}") for n in which], SITES, codec)
-
-
-def _read(folder: Path, adapters: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "prag.bench.reading", str(folder), str(adapters), str(READS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PragError(f"the process that reads the store failed: {done.stderr.strip()}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return Spread(tuple(known)).median if known else None
 
 
 def _generator() -> torch.Generator:

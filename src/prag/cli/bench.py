@@ -97,6 +97,22 @@ def store(
 
 
 @bench.command()
+def retrieve(
+    passages: Annotated[int, typer.Option(min=1, help="Of the larger index.")] = 1_000_000,
+    quick: Annotated[bool, typer.Option("--quick", help="20,000 passages.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What building and searching a BM25 index costs, with synthetic passages."""
+    from prag.bench import bench_retrieve
+
+    with shown(err_console) as tell:
+        found = bench_retrieve(min(passages, 20_000) if quick else passages, tell)
+    if not as_json:
+        console.print(_index_table(found))
+    _last_line(found)
+
+
+@bench.command()
 def plot(
     results: Annotated[list[Path], typer.Argument(help="Files: `prag bench ... --json > FILE`.")],
     out: Annotated[Path, typer.Option(help="The folder of the figures.")] = Path(),
@@ -138,10 +154,33 @@ def _store_table(found: dict[str, Any]) -> Table:
         "writing all, s": "commit_s",
         "index, bytes an adapter": "index_bytes",
     }
-    for name, key in rows.items():
-        figures = (way[key] for way in found["stores"].values())
-        table.add_row(name, *("-" if f is None else f"{f:,.3g}" for f in figures))
+    _fill(table, rows, found["stores"])
     return table
+
+
+def _index_table(found: dict[str, Any]) -> Table:
+    table = Table(title="BM25 indexes of synthetic passages")
+    table.add_column("")
+    for passages in found["indexes"]:
+        table.add_column(f"{int(passages):,}", justify="right")
+    rows = {
+        "building, s": "build_s",
+        "on the disk, MB": "index_mb",
+        "open, ms": "open_ms",
+        "one search, median, ms": "search_p50_ms",
+        "one search, 99 of 100 below, ms": "search_p99_ms",
+        "memory of the process, MB": "process_mb",
+        "of that by opening and searching, MB": "index_in_memory_mb",
+    }
+    _fill(table, rows, found["indexes"])
+    return table
+
+
+def _fill(table: Table, rows: dict[str, str], columns: dict[str, dict[str, Any]]) -> None:
+    """A row a figure, a column a size; what the system does not say is a dash."""
+    for name, key in rows.items():
+        figures = (column[key] for column in columns.values())
+        table.add_row(name, *("-" if f is None else f"{f:,.3g}" for f in figures))
 
 
 def _ways_table(found: dict[str, Any]) -> Table:

@@ -1,0 +1,48 @@
+"""Work measured in a process of its own: its memory is that work's, and nothing is warm."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prag.records import PragError
+
+
+def in_a_process(module: str, *words: object) -> dict[str, Any]:
+    """Run `python -m module words...`; what it prints is one JSON object.
+
+    Raises:
+        PragError: it failed; the text is what it said.
+    """
+    command = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PragError(f"the process {module} failed: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def medians(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of several such results, for each figure the median; None where none is known."""
+    result = {}
+    for name in turns[0]:
+        known = [turn[name] for turn in turns if turn[name] is not None]
+        result[name] = statistics.median(known) if known else None
+    return result
+
+
+def memory_mb() -> float | None:
+    """What this process has in memory, as Linux counts it; None elsewhere.
+
+    The peak that `getrusage` gives would be that of the process which started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(li.split()[1]) * 1024 / 1e6 for li in lines if li.startswith("VmRSS")), None)
