@@ -24,6 +24,7 @@ from prag.bench import (
     zipf,
 )
 from prag.bench.peft_loops import PeftLoop
+from prag.bench.processes import in_a_process
 from prag.bench.timing import Spread, alternate, ratio
 from prag.cli.bench import bench
 from prag.config import PAPER, SMALL
@@ -226,7 +227,7 @@ def test_stores_hold_what_their_figures_say(tiny, monkeypatch):
 
 def test_a_reader_that_fails_says_why(tmp_path):
     with pytest.raises(PragError, match="no adapter store yet"):
-        storing._read(tmp_path / "none", 5)
+        in_a_process("prag.bench.reading", tmp_path / "none", 5, 5)
 
 
 def said(tokens, first, seconds):
@@ -234,18 +235,19 @@ def said(tokens, first, seconds):
     return Answer("?", "m", "", "", (), 9, tokens, timings, first_token_seconds=first)
 
 
-@pytest.mark.parametrize("what", ["encode", "answer", "store"])
+@pytest.mark.parametrize("what", ["encode", "answer", "store", "retrieve"])
 def test_the_last_line_is_json(tiny, monkeypatch, what):
     monkeypatch.setattr("prag.model.load_model", lambda _: tiny)
     monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
     monkeypatch.setattr(encoding, "PUBLISHED_LENGTH", 700)
     monkeypatch.setattr(encoding, "PRODUCTS", 1)
     monkeypatch.setattr(storing, "BATCH", 20)
-    few = ["--adapters", "30"] if what == "store" else []
+    few = {"store": ["--adapters", "30"], "retrieve": ["--passages", "50"]}.get(what, [])
     command = [what, "--quick", *few]
     shown = CliRunner().invoke(bench, command).stdout.splitlines()
     assert len(shown) > 5
-    assert isinstance(json.loads(shown[-1])["stores" if few else "runs"], dict)
+    held = {"store": "stores", "retrieve": "indexes"}.get(what, "runs")
+    assert isinstance(json.loads(shown[-1])[held], dict)
     alone = CliRunner().invoke(bench, [*command, "--json"]).stdout.splitlines()
     assert len(alone) == 1
     assert json.loads(alone[0]).keys() == json.loads(shown[-1]).keys()
@@ -263,6 +265,7 @@ def drawn_from():
     return {
         "encode": encode | {"runs": {name: spread(4.0 + n) for n, name in enumerate(runs)}},
         "answer": {"ways": {"closed-book": way, "parametric": way}},
+        "retrieve": {"indexes": {"10": {"search_p50_ms": 1.0, "search_p99_ms": 3.0}}},
         "store": {"published_bytes": 1_500_000, "codecs": {"int8": {"bytes": 250_000}}},
     }
 

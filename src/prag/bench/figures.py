@@ -98,7 +98,23 @@ def store(found: Mapping[str, Any]) -> Drawing:
     return _bars("store", bars, "kilobytes of an adapter", "Storing")
 
 
-_KINDS = {"passages_per_s": encode, "ways": answer, "codecs": store}
+def retrieve(found: Mapping[str, Any]) -> Drawing:
+    """Milliseconds of a search by the size of the corpus: the median, and up to 99 of 100."""
+    bars = [
+        _Bar(
+            f"{int(n):,} passages",
+            way["search_p50_ms"],
+            way["search_p50_ms"],
+            way["search_p99_ms"],
+            True,
+        )
+        for n, way in found["indexes"].items()
+    ]
+    label = "milliseconds of a search, median; line: up to 99 of 100"
+    return _bars("retrieve", bars, label, "Retrieving")
+
+
+_KINDS = {"passages_per_s": encode, "ways": answer, "codecs": store, "indexes": retrieve}
 """What only this bench's result has, and what draws it."""
 
 

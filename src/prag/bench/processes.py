@@ -6,11 +6,14 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prag.records import PragError
+
+T = TypeVar("T")
 
 
 def in_a_process(module: str, *words: object) -> dict[str, Any]:
@@ -34,6 +37,17 @@ def medians(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
         known = [turn[name] for turn in turns if turn[name] is not None]
         result[name] = statistics.median(known) if known else None
     return result
+
+
+def percentiles(run: Callable[[T], object], inputs: Iterable[T]) -> tuple[float, float]:
+    """Run each input alone: the seconds that half of the runs are below, and 99 of 100."""
+    seconds = []
+    for one in inputs:
+        began = time.perf_counter()
+        run(one)
+        seconds.append(time.perf_counter() - began)
+    cuts = statistics.quantiles(seconds, n=100)
+    return cuts[49], cuts[98]
 
 
 def memory_mb() -> float | None:

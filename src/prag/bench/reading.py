@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from prag.bench.processes import memory_mb
+from prag.bench.processes import memory_mb, percentiles
 from prag.records import AdapterKey
 from prag.store import AdapterStore
 
@@ -34,17 +33,13 @@ def measure(folder: Path, adapters: int, reads: int) -> dict[str, Any]:
     began = time.perf_counter()
     store = AdapterStore.open(folder, readonly=True)
     opened = time.perf_counter() - began
-    seconds = []
-    for n in random.Random(0).sample(range(adapters), min(reads, adapters)):
-        began = time.perf_counter()
-        store.read(key(n))
-        seconds.append(time.perf_counter() - began)
+    drawn = random.Random(0).sample(range(adapters), min(reads, adapters))
+    half, most = percentiles(lambda n: store.read(key(n)), drawn)
     after = memory_mb()
-    cuts = statistics.quantiles(seconds, n=100)
     return {
         "open_ms": 1000 * opened,
-        "read_p50_us": 1e6 * cuts[49],
-        "read_p99_us": 1e6 * cuts[98],
+        "read_p50_us": 1e6 * half,
+        "read_p99_us": 1e6 * most,
         "process_mb": after,
         "store_mb": None if before is None or after is None else after - before,
     }

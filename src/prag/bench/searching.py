@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from prag.bench.processes import memory_mb
+from prag.bench.processes import memory_mb, percentiles
 from prag.bench.zipf import questions
 from prag.retrieval import BM25Retriever
 
@@ -25,17 +24,12 @@ def measure(folder: Path, asked: int) -> dict[str, Any]:
     began = time.perf_counter()
     retriever = BM25Retriever.open(folder)
     opened = time.perf_counter() - began
-    seconds = []
-    for question in questions(asked):
-        began = time.perf_counter()
-        retriever.search([question], 3)
-        seconds.append(time.perf_counter() - began)
+    half, most = percentiles(lambda question: retriever.search([question], 3), questions(asked))
     after = memory_mb()
-    cuts = statistics.quantiles(seconds, n=100)
     return {
         "open_ms": 1000 * opened,
-        "search_p50_ms": 1000 * cuts[49],
-        "search_p99_ms": 1000 * cuts[98],
+        "search_p50_ms": 1000 * half,
+        "search_p99_ms": 1000 * most,
         "process_mb": after,
         "index_in_memory_mb": None if before is None or after is None else after - before,
     }
