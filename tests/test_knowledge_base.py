@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -454,3 +456,21 @@ def test_export_writes_one_folder_a_passage(kb, tmp_path):
     folders = kb.export(tmp_path / "out")
     assert len(folders) == 6
     assert all((f / "adapter_config.json").exists() for f in folders)
+
+
+def test_an_index_whose_making_was_killed_is_no_damage(tmp_path, tiny):
+    """SQLite had grown the file, and the tables in it were never committed."""
+    kb = KnowledgeBase.create(tmp_path / "kb", model=tiny)
+    kb.add([write_corpus(tmp_path / "corpus.jsonl", 2)])
+    folder = tmp_path / "kb" / "adapters"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "index.sqlite", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE gone (x)")
+        connection.execute("DROP TABLE gone")
+    assert (folder / "index.sqlite").stat().st_size > 0
+    assert not AdapterStore.exists(folder)
+    assert kb.verify().problems == ()
+    assert not kb.status().built
+    (folder / "index.sqlite").write_bytes(b"not a database, and longer than its header" * 9)
+    assert AdapterStore.exists(folder), "another file in its place is explained when it is opened"
+    assert kb.verify().problems

@@ -17,7 +17,7 @@ from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
 from prag.store import codecs, upkeep
 from prag.store.errors import DamagedAdapter, MissingAdapter, explained
-from prag.store.index import Index, Row, layout_id, sites_to_json
+from prag.store.index import Index, Row, begun, layout_id, sites_to_json
 from prag.store.shards import ShardDamage, ShardFolder, checksum
 
 
@@ -89,9 +89,9 @@ class AdapterStore:
     @staticmethod
     def exists(folder: Path | str) -> bool:
         """Whether anything was ever stored there; a killed creation may leave less than a store."""
-        path = Path(folder) / "index.sqlite"
-        begun = path.is_file() and path.stat().st_size > 0
-        return begun or bool(ShardFolder(Path(folder) / "shards").names())
+        return begun(Path(folder) / "index.sqlite") or bool(
+            ShardFolder(Path(folder) / "shards").names()
+        )
 
     def close(self) -> None:
         """Close the index and let go of the maps; adapters that were read stay valid."""

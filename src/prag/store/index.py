@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,32 @@ def layout_id(sites: str) -> str:
     return hashlib.blake2b(sites.encode("utf-8"), digest_size=8).hexdigest()
 
 
+def begun(path: Path) -> bool:
+    """Whether there is an index, or something else in its place that opening it will explain.
+
+    A making that was killed before its commit leaves a file, which may hold pages, but no table.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    try:
+        # Not read-only: the leftovers of a killed writer are rolled back before they are counted.
+        with closing(_connected(path, "rw")) as connection:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.Error:
+        return True
+    return int(tables) > 0
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=WAIT,
+        isolation_level=None,  # BEGIN and COMMIT are said where they belong
+        check_same_thread=False,
+    )
+
+
 class Index:
     """The rows. One connection under a lock: may be used from any thread, not across a fork.
 
@@ -109,13 +135,7 @@ class Index:
         self._layouts: dict[str, tuple[Site, ...]] = {}
         mode = "rw" if readonly else "rwc"
         with explained(path, "opening the index"):
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=WAIT,
-                isolation_level=None,  # BEGIN and COMMIT are said where they belong
-                check_same_thread=False,
-            )
+            self._connection = _connected(path, mode)
         try:
             with explained(path, "opening the index"):
                 self._prepare()
