@@ -61,6 +61,11 @@ class Quiet:
     filters: Mapping[str, Tensor]
     beginning: Prefix | None
 
+    @property
+    def read(self) -> int:
+        """Tokens at the beginning of every sequence that are read once for all."""
+        return 0 if self.beginning is None else len(self.beginning.ids)
+
     def filtered(self, name: str, D: Tensor) -> Tensor:
         """The A [..., r, I] of a site from what is learnt, D [..., r, I]."""
         P = self.filters.get(name)

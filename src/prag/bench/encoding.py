@@ -49,20 +49,15 @@ class _Work:
     quiet: Quiet
 
     @property
-    def read(self) -> int:
-        """Tokens at the beginning of every sequence that are read once for all."""
-        return 0 if self.quiet.beginning is None else len(self.quiet.beginning.ids)
-
-    @property
     def tokens(self) -> float:
         """Tokens that a passage is trained on, those of every epoch."""
-        whole = sum(le.tokens - self.read * len(le.examples) for le in self.lessons)
+        whole = sum(le.tokens - self.quiet.read * len(le.examples) for le in self.lessons)
         return whole * self.recipe.train.epochs / len(self.lessons)
 
     @property
     def groups(self) -> list[list[Lesson]]:
         """The lessons in the groups of a build."""
-        return group_lessons(self.lessons, TOKENS_A_STEP, self.read)
+        return group_lessons(self.lessons, TOKENS_A_STEP, self.quiet.read)
 
     @property
     def steps(self) -> int:

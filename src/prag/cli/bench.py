@@ -140,10 +140,6 @@ def _codec_table(found: dict[str, Any]) -> Table:
 
 
 def _store_table(found: dict[str, Any]) -> Table:
-    table = Table(title="stores of many small adapters")
-    table.add_column("")
-    for adapters in found["stores"]:
-        table.add_column(f"{int(adapters):,}", justify="right")
     rows = {
         "open, ms": "open_ms",
         "one read, median, us": "read_p50_us",
@@ -154,15 +150,10 @@ def _store_table(found: dict[str, Any]) -> Table:
         "writing all, s": "commit_s",
         "index, bytes an adapter": "index_bytes",
     }
-    _fill(table, rows, found["stores"])
-    return table
+    return _sizes_table("stores of many small adapters", rows, found["stores"])
 
 
 def _index_table(found: dict[str, Any]) -> Table:
-    table = Table(title="BM25 indexes of synthetic passages")
-    table.add_column("")
-    for passages in found["indexes"]:
-        table.add_column(f"{int(passages):,}", justify="right")
     rows = {
         "building, s": "build_s",
         "on the disk, MB": "index_mb",
@@ -172,15 +163,19 @@ def _index_table(found: dict[str, Any]) -> Table:
         "memory of the process, MB": "process_mb",
         "of that by opening and searching, MB": "index_in_memory_mb",
     }
-    _fill(table, rows, found["indexes"])
-    return table
+    return _sizes_table("BM25 indexes of synthetic passages", rows, found["indexes"])
 
 
-def _fill(table: Table, rows: dict[str, str], columns: dict[str, dict[str, Any]]) -> None:
+def _sizes_table(title: str, rows: dict[str, str], sizes: dict[str, dict[str, Any]]) -> Table:
     """A row a figure, a column a size; what the system does not say is a dash."""
+    table = Table(title=title)
+    table.add_column("")
+    for size in sizes:
+        table.add_column(f"{int(size):,}", justify="right")
     for name, key in rows.items():
-        figures = (column[key] for column in columns.values())
+        figures = (column[key] for column in sizes.values())
         table.add_row(name, *("-" if f is None else f"{f:,.3g}" for f in figures))
+    return table
 
 
 def _ways_table(found: dict[str, Any]) -> Table:

@@ -142,10 +142,9 @@ def encode_missing(
     quiet = quiet_of(base, sites, recipe, progress).to(trained.dtype)
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
-    read = 0 if quiet.beginning is None else len(quiet.beginning.ids)
-    groups = group_lessons(missing, tokens_a_step, read)
+    groups = group_lessons(missing, tokens_a_step, quiet.read)
     epochs = recipe.train.epochs
-    total = epochs * sum(le.tokens - read * len(le.examples) for g in groups for le in g)
+    total = epochs * sum(le.tokens - quiet.read * len(le.examples) for g in groups for le in g)
     encoded = done = 0
     progress("encode", 0, total)
 
