@@ -4,7 +4,7 @@ Every passage has its own A and B, its own optimizer state and its own loss; the
 none of them changes, does its work for all of them in one pass. What a passage's adapter
 becomes does not depend on the passages beside it, up to rounding.
 
-Letters: N passages of a group, r rank, T tokens, I inputs, O outputs, M learnt tokens.
+Letters: N passages of a group, r rank, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from prag.batches import Batch, make_batch
+from prag.batches import make_batch
 from prag.config import TrainConfig
 from prag.inject import hooked
 from prag.lora import Adapter, Site, initial_A, scale
-from prag.model import BaseModel, logits_of
+from prag.loss import batch_loss
+from prag.model import BaseModel
 from prag.precision import master
-from prag.prefixes import Prefix
 from prag.prompts import Lesson
 from prag.quiet import NOTHING, Quiet
 from prag.replay import Pass, first_layer, last_hidden, sites_of
@@ -133,7 +133,8 @@ def encode_group(
                 for name, (D, B) in stacked.items()
             }
             with hooked(base, factors, scale(train.alpha, train.rank)):
-                loss = group_loss(base, batch, first, before, quiet.beginning)
+                out = last_hidden(base, batch.ids, batch.mask, first, before, quiet.beginning)
+                loss = batch_loss(base, out, batch)
             optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
             if after_step is not None:
                 after_step(batch.tokens)
@@ -148,24 +149,3 @@ def encode_group(
         )
         for n in range(N)
     ]
-
-
-def group_loss(
-    base: BaseModel, batch: Batch, first: int, seen: Pass, beginning: Prefix | None = None
-) -> Tensor:
-    """The sum over the rows of each row's mean cross-entropy over its learnt tokens.
-
-    The rows share no parameter, so the gradient of the sum holds the gradient of each. Logits
-    are made only where a token is learnt.
-
-    Args:
-        first: the lowest layer that carries an adapter.
-        seen: what an earlier pass over this batch left, or an empty one.
-        beginning: what stands before every row of the batch.
-    """
-    out = last_hidden(base, batch.ids, batch.mask, first, seen, beginning)  # [B, T, H]
-    hidden = out[batch.rows, batch.columns]  # [M, H]
-    logits = logits_of(base, hidden)  # [M, V]
-    logits = logits.to(master(logits.dtype))
-    each = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")  # [M]
-    return (each * batch.weights.to(each.dtype)).sum()
