@@ -24,6 +24,7 @@ from prag.methods.base import reasoned, sentence_end
 from prag.methods.combined import likelihood
 from prag.methods.dragin import rind, words_of
 from prag.methods.flare import looked_ahead
+from prag.prefixes import Prefix
 from prag.prompts import Style, style_named
 from prag.records import Augmentation, Hit, Passage, PragError, QAPair
 
@@ -53,6 +54,7 @@ class Script:
         self.prompts: list[str] = []
         self.limits: list[int | None] = []
         self.adapters: list[Merged | None] = []
+        self.beginnings: list[Prefix | None] = []
 
     def begin(self):
         self.begun += 1
@@ -68,6 +70,7 @@ class Script:
         self.prompts.append(prompt)
         self.limits.append(request.max_new_tokens)
         self.adapters.append(request.adapters)
+        self.beginnings.append(request.beginning)
         whole = next(text for holds, text in self.rules if holds in prompt)
         words = [f" {w}" for w in whole.split()]
         made, text, ended = [], "", True
@@ -570,3 +573,14 @@ def test_reasoning_is_over_after_its_answer():
     assert reasoned("So the answer is Rome. He")
     assert reasoned("He was\n\nQuestion: Who?")
     assert not reasoned("He was born in Rome. She was")
+
+
+@pytest.mark.parametrize("name", ["closed-book", "in-context", "parametric", "combined", "flare"])
+def test_what_prompts_begin_with_goes_with_every_request(base, name):
+    begun = Prefix((1, 2), ())
+    script = Script(base.tokenizer, [("", " Velan.")])
+    library = replace(Shelf(base, script).library(), beginning=begun)
+    ask = Ask(QUESTION, (Hit(TOWN.id, 2.0, 0),), 3)
+    answer_all(library, method_named(name), [ask], DIRECT, GenerateConfig())
+    assert script.beginnings
+    assert all(given is begun for given in script.beginnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 
 from conftest import tiny_model
 from prag import everyday, quiet
-from prag.config import SMALL, TrainConfig, Wording
+from prag.config import SMALL, GenerateConfig, TrainConfig, Wording
 from prag.encode import encode_group
+from prag.generate import Request, TransformersEngine
 from prag.inject import injected
 from prag.lora import merge
 from prag.prompts import chat_ids, lesson, question_ids, style_named, user_turn
-from prag.quiet import NOTHING, beginning, everyday_texts, quiet_of
+from prag.quiet import NOTHING, beginning, everyday_texts, quiet_of, shared_beginning
 from prag.records import Augmentation, Passage, PragError, QAPair
 from prag.replay import sites_of
 
@@ -74,6 +76,67 @@ def test_an_adapter_adds_nothing_to_the_beginning_of_any_prompt(base):
     # The norms of this model compute in float32, whose last bit may turn.
     assert (there - without)[0, :P].abs().max() < 1e-7
     assert (there - without)[0, P:].abs().min() > 1e-6
+
+
+def prompts_of(base, texts=()):
+    style = style_named("direct", WORDING)
+    return [
+        tuple(question_ids(base.tokenizer, q, list(texts), WORDING, style))
+        for q in ("Who built it?", "When was the mill built by whom?")
+    ]
+
+
+def test_answers_do_not_change_when_the_beginning_is_not_read_again(base):
+    """With adapters and without, with text in the prompt and without, in one batch."""
+    recipe = recipe_with(quiet=30.0)
+    adapters = merge([trained(base, recipe, quiet_for(base, recipe))])
+    begun = shared_beginning(base, sites_of(base, recipe.train), recipe)
+    closed, opened = prompts_of(base), prompts_of(base, ["The mill: it turned."])
+    asked = [Request(ids, with_it, watch="confidence") for ids in (*closed, *opened)
+             for with_it in (adapters, None)]  # fmt: skip
+    engine, config = TransformersEngine(base), GenerateConfig(max_new_tokens=4)
+    with counted_tokens(base) as read:
+        plain = engine.generate(asked, config)
+    with counted_tokens(base) as rest:
+        ours = engine.generate([replace(r, beginning=begun) for r in asked], config)
+    spared = len(begun.ids) * len(closed) + shared_with(begun, opened[0]) * len(opened)
+    assert sum(read) - sum(rest) == 2 * spared > 0
+    for one, other in zip(ours, plain, strict=True):
+        assert one.ids == other.ids
+        assert one.trace.probabilities == pytest.approx(other.trace.probabilities, abs=1e-6)
+    assert ours[0].trace.probabilities != pytest.approx(ours[1].trace.probabilities, abs=1e-4)
+
+
+def shared_with(prefix, ids):
+    return next(i for i, (a, b) in enumerate(zip(prefix.ids, ids, strict=False)) if a != b)
+
+
+@contextmanager
+def counted_tokens(base):
+    """How many tokens of each row every forward pass reads, padding not counted."""
+    read = []
+
+    def count(_, args, kwargs):
+        ids = kwargs["input_ids"]
+        mask = kwargs.get("attention_mask", torch.ones_like(ids))  # left out where there is no pad
+        read.append(mask[:, -ids.shape[1] :].sum().item())
+
+    handle = base.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
+def test_only_a_beginning_that_adapters_leave_alone_is_shared(base):
+    small = tiny_model("llama", hidden=32)
+    for recipe, model, shared in (
+        (recipe_with(quiet=30.0), base, True),
+        (recipe_with(quiet=0.0), base, False),
+        (recipe_with(quiet=30.0), small, False),  # too many directions for it to spare
+    ):
+        found = shared_beginning(model, sites_of(model, recipe.train), recipe)
+        assert (found is not None) == shared
 
 
 def test_without_the_filter_the_beginning_would_change(base):

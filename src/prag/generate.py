@@ -43,7 +43,9 @@ class Request:
     """One prompt [T] and the adapters that are in the weights while it is answered, if any.
 
     `max_new_tokens` goes before the engine's setting; `until` ends the continuation early;
-    `watch` asks for a `Trace`; `again` says that a later prompt will begin alike.
+    `watch` asks for a `Trace`; `again` says that a later prompt will begin alike. `beginning` was
+    read by the base model alone; as much of it as the prompt begins with is not read again, and the
+    adapters add nothing to it.
     """
 
     ids: tuple[int, ...]
@@ -52,6 +54,7 @@ class Request:
     until: Until | None = None
     watch: Watch = "nothing"
     again: bool = False
+    beginning: Prefix | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class TransformersEngine:
         for request in requests:
             self.check(request, config)
         self._read_shared([r.ids for r in requests if r.again and r.adapters is None])
-        begun = [self.prefixes.find(r.ids) if r.adapters is None else None for r in requests]
+        begun = [self._read_before(r) for r in requests]
         left = [len(r.ids) - len(p.ids if p else ()) for r, p in zip(requests, begun, strict=True)]
         results: dict[int, Generated] = {}
         kinds: dict[tuple[int, Watch], list[int]] = {}
@@ -163,6 +166,14 @@ class TransformersEngine:
                 )
                 results.update(zip(batch, made, strict=True))
         return [results[i] for i in range(len(requests))]
+
+    def _read_before(self, request: Request) -> Prefix | None:
+        """The longest beginning of a prompt that need not be read again."""
+        kept = self.prefixes.find(request.ids) if request.adapters is None else None
+        shared = None if request.beginning is None else request.beginning.within(request.ids)
+        if kept is None or (shared is not None and len(shared.ids) > len(kept.ids)):
+            return shared
+        return kept
 
     def _read_shared(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read what all prompts begin with once, before they are read side by side."""

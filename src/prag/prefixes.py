@@ -2,7 +2,8 @@
 
 Keys and values at a position depend on the tokens up to it and on the weights alone, so those of a
 prompt's beginning serve any later prompt that begins alike, as long as the weights are the base
-model's own: with adapters in them nothing is taken from here and nothing kept.
+model's own: with adapters in them nothing is taken from here and nothing kept. The exception is a
+beginning to which adapters add nothing (`prag.quiet.shared_beginning`): it serves every prompt.
 
 Letters: B rows, P tokens of a prefix, R tokens after it, H key-value heads, D numbers a head.
 """
@@ -44,6 +45,11 @@ class Prefix:
         """Its first tokens; the tensors are views."""
         layers = tuple((k[:, :length], v[:, :length]) for k, v in self.layers)
         return Prefix(self.ids[:length], layers)
+
+    def within(self, ids: Sequence[int]) -> Prefix | None:
+        """As much of it as a prompt begins with, but for its last token; None for nothing."""
+        shared = _shared(self.ids, tuple(ids[:-1]))
+        return self.first(shared) if shared else None
 
     def to(self, dtype: torch.dtype) -> Prefix:
         """The same in another precision."""

@@ -125,9 +125,27 @@ def quiet_of(
         "texts": [begins, chats, prose],
     }
     P = {name: p.to(base.device) for name, p in kept_filters(made_from, measured).items()}
-    whole = all(len(begins) <= MOST * site.inputs for site in sites)
-    shared = read(base, begins) if whole and attends_to_all(base) else None
-    return Quiet({site.name: P[source[site.name]] for site in sites}, shared)
+    filters = {site.name: P[source[site.name]] for site in sites}
+    return Quiet(filters, shared_beginning(base, sites, recipe))
+
+
+def shared_beginning(base: BaseModel, sites: Sequence[Site], recipe: Recipe) -> Prefix | None:
+    """The beginning of a recipe's prompts, read by the base model, if adapters add nothing to it.
+
+    In training that holds by construction, so what comes after it learns to follow the base model's
+    own keys and values. In answering they are the same whatever the adapters, and whatever a codec
+    did to them.
+
+    Returns:
+        None for a recipe that is not quiet, and for a model that is too small for it or whose
+        layers do not keep every position.
+    """
+    if recipe.train.quiet == 0 or not attends_to_all(base):
+        return None
+    begins = beginning(base, recipe)
+    if any(len(begins) > MOST * site.inputs for site in sites):
+        return None
+    return read(base, begins)
 
 
 def beginning(base: BaseModel, recipe: Recipe) -> tuple[int, ...]:

@@ -28,8 +28,10 @@ from prag.methods import METHODS
 from prag.methods.answering import answer_all
 from prag.methods.base import Ask, Library, Shelved
 from prag.model import BaseModel
+from prag.prefixes import Prefix
 from prag.progress import Tell, silent
 from prag.prompts import style_named
+from prag.quiet import shared_beginning
 from prag.records import AdapterKey, Answer, Hit, Passage, PragError
 from prag.replay import sites_of
 from prag.store import AdapterStore, StoredItem
@@ -60,6 +62,7 @@ class _Shelf:
     passages: tuple[Passage, ...]
     store: AdapterStore
     folders: tuple[Path, ...]
+    beginning: Prefix | None
 
     def key(self, passage_id: str) -> AdapterKey:
         return AdapterKey(passage_id, self.base.fingerprint, "bench")
@@ -81,6 +84,7 @@ class _Shelf:
             passages=lambda ids: [known[i] for i in ids],
             adapter=lambda i: Shelved(str(self.key(i)), self.store.read(self.key(i)), 0),
             augmentation=lambda _: None,
+            beginning=self.beginning,
         )
 
     def ask(self, n: int, k: int) -> Ask:
@@ -188,6 +192,7 @@ def _shelf(base: BaseModel, folder: Path) -> _Shelf:
         passages,
         store,
         tuple(folder / f"peft-{n}" for n in range(len(passages))),
+        shared_beginning(base, sites, recipe),
     )
     generator = torch.Generator().manual_seed(0)
     adapters = [drawn(sites, recipe, base.dtype, generator) for _ in passages]

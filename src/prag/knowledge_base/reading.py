@@ -12,7 +12,10 @@ from prag.knowledge_base.folder import Folder
 from prag.knowledge_base.settings import Built
 from prag.knowledge_base.shelf import Shelf, adapter_bytes
 from prag.methods import Library, Shelved
+from prag.prefixes import Prefix
+from prag.quiet import shared_beginning
 from prag.records import AdapterKey, Augmentation, Hit, Passage, PragError
+from prag.replay import sites_of
 from prag.retrieval import Retriever, open_retriever
 from prag.store import AdapterStore
 
@@ -85,6 +88,7 @@ class Reader(Folder):
             passages=passages,
             adapter=adapter,
             augmentation=augmentation,
+            beginning=self._beginning(recipe or built.recipe),
             notes=notes,
         )
 
@@ -104,6 +108,16 @@ class Reader(Folder):
     def _shelved(self, store: AdapterStore, key: AdapterKey) -> Shelved:
         adapter = store.read(key)
         return Shelved(str(key), adapter, store.stored_bytes([key])[key])
+
+    def _beginning(self, recipe: Recipe) -> Prefix | None:
+        if recipe not in self._beginnings:
+            sites = sites_of(self.base, recipe.train)
+            self._beginnings[recipe] = shared_beginning(self.base, sites, recipe)
+        return self._beginnings[recipe]
+
+    @cached_property
+    def _beginnings(self) -> dict[Recipe, Prefix | None]:
+        return {}
 
     @cached_property
     def _engine(self) -> Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prag.config import GenerateConfig
 from prag.generate import Generated, Request
@@ -45,8 +45,9 @@ class _Run:
         self.request = None
         try:
             request = next(self.steps) if made is None else self.steps.send(made)
-            self.desk.library.engine.check(request, self.desk.config)
-            self.request = request
+            library = self.desk.library
+            library.engine.check(request, self.desk.config)
+            self.request = replace(request, beginning=library.beginning)
         except StopIteration as done:
             self.raw = done.value
         except PragError as error:

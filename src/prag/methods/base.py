@@ -18,6 +18,7 @@ from prag.generate import Engine, Generated, Request
 from prag.lora import Adapter, Merged, merge
 from prag.methods.offered import offers_answers
 from prag.model import BaseModel
+from prag.prefixes import Prefix
 from prag.prompts import Style, passage_text, question_ids
 from prag.records import Augmentation, Hit, Passage, PragError, Source
 
@@ -47,7 +48,8 @@ class Library:
 
     `passages` gives passages by id; `adapter` the adapter of a passage, or None where it has none
     because nothing could be asked about it; `augmentation` what that adapter was trained on, or
-    None where the passage was not augmented. `notes` go with every answer.
+    None where the passage was not augmented. `beginning` is what prompts begin with, read already,
+    where the recipe's adapters add nothing to it. `notes` go with every answer.
     """
 
     base: BaseModel
@@ -57,6 +59,7 @@ class Library:
     passages: Callable[[Sequence[str]], list[Passage]]
     adapter: Callable[[str], Shelved | None]
     augmentation: Callable[[str], Augmentation | None]
+    beginning: Prefix | None = None
     notes: tuple[str, ...] = ()
 
     def adapters(self, hits: Sequence[Hit]) -> tuple[list[tuple[Hit, Shelved]], list[Hit]]:
