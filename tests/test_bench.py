@@ -247,7 +247,13 @@ def test_the_last_line_is_json(tiny, monkeypatch, what):
     shown = CliRunner().invoke(bench, command).stdout.splitlines()
     assert len(shown) > 5
     held = {"store": "stores", "retrieve": "indexes"}.get(what, "runs")
-    assert isinstance(json.loads(shown[-1])[held], dict)
+    found = json.loads(shown[-1])
+    assert isinstance(found[held], dict)
+    made = found["made_by"]
+    assert made["command"].startswith("prag ")
+    assert made["cores"] >= 1
+    assert made["processor"]
+    assert (made["commit"] is None) == (made["modified"] is None)
     alone = CliRunner().invoke(bench, [*command, "--json"]).stdout.splitlines()
     assert len(alone) == 1
     assert json.loads(alone[0]).keys() == json.loads(shown[-1]).keys()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -237,4 +239,7 @@ def _rounds(found: dict[str, Any], name: str) -> str:
 
 
 def _last_line(found: dict[str, Any]) -> None:
-    print(json.dumps(found))  # noqa: T201
+    from prag.provenance import made_by
+
+    command = shlex.join(["prag", *sys.argv[1:]])
+    print(json.dumps({**found, "made_by": made_by(command)}))  # noqa: T201

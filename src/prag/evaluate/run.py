@@ -22,13 +22,14 @@ from prag.evaluate.conflict import Changed
 from prag.evaluate.forgetting import perplexity
 from prag.evaluate.measures import measure
 from prag.evaluate.rows import Row, RowFile
-from prag.evaluate.settings import EvalSettings, examples_for, revision
+from prag.evaluate.settings import EvalSettings, examples_for
 from prag.evaluate.texts import held_paragraphs
 from prag.knowledge_base import KnowledgeBase
 from prag.methods import Ask, Library, answer_all, method_named
 from prag.metrics import presence
 from prag.progress import Tell
 from prag.prompts import style_named
+from prag.provenance import revision
 from prag.records import Answer, PragError, content_id
 
 

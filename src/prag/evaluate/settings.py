@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from prag.config import GenerateConfig
 from prag.evaluate.conditions import Condition
@@ -62,21 +60,3 @@ class EvalSettings:
 def examples_for(set_name: str) -> str:
     """Whose worked examples chain of thought uses: the set's own, or else HotpotQA's."""
     return set_name if set_name in WORKED else "hotpotqa"
-
-
-def revision() -> tuple[str | None, bool | None]:
-    """The commit of the code that runs, and whether it differs from it; None where unknown."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        if not git("ls-files", "--", Path(__file__).name):
-            return None, None  # installed somewhere inside another project's work tree
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "../../.."))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
