@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GemmaConfig,
@@ -24,6 +25,9 @@ from transformers import (
 from kb_helpers import WrittenAugmenter, write_corpus
 from prag import KnowledgeBase, cli, quiet
 from prag.model import BaseModel, wrap
+
+settings.register_profile("shared machine", deadline=None)  # no test fails by the clock
+settings.load_profile("shared machine")
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"

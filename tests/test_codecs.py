@@ -18,7 +18,7 @@ def back(vector: torch.Tensor, codec: str) -> torch.Tensor:
     return decode(bytearray(encode(vector, codec)), codec, vector.numel(), torch.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     codec=st.sampled_from(CODECS),
     size=st.integers(1, 3 * GROUP + 1),

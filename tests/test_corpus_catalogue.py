@@ -302,7 +302,7 @@ _STATES = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(_STATES)
 def test_any_sequence_of_puts_leaves_what_the_last_versions_hold(
     tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, list[str]]]
@@ -324,7 +324,7 @@ def test_any_sequence_of_puts_leaves_what_the_last_versions_hold(
         assert catalogue.integrity() == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(codec="utf-8")))
 def test_texts_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, title: str, text: str

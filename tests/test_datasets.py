@@ -399,7 +399,7 @@ def ids_of(name, number):
     return [f"2hop__{i}_0" if name == "musique" else f"id {i}" for i in range(number)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_field_that_is_deleted_or_of_a_wrong_type_names_the_row(data):
     name = data.draw(st.sampled_from(sorted(SETS)))
@@ -423,7 +423,7 @@ def test_a_field_that_is_deleted_or_of_a_wrong_type_names_the_row(data):
         assert f"(id {id_!r})" in said
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_blank_cell_or_a_lost_one_in_popqa_names_the_row(data):
     rows = [popqa(str(i)) for i in range(data.draw(st.integers(1, 4)))]
@@ -510,7 +510,7 @@ texts = (
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=5))
 def test_questions_and_golds_are_what_was_written(items):
     asked = [(text, tuple(dict.fromkeys(golds))) for text, golds in items]

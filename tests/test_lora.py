@@ -151,6 +151,21 @@ def test_rows_compute_what_each_would_alone(case, data):
             assert not B[b, :, own:].any()
 
 
+def test_a_single_row_is_taken_as_it_is():
+    sites = (Site("x", 4, 3), Site("y", 3, 4))
+    merged = merge([random_adapter(sites, 2, 4.0, seed) for seed in range(2)])
+    same = stack_rows([merged], sites, torch.float64, CPU)
+    for name, factors in merged.factors.items():
+        for given_, stacked in zip(factors, same[name], strict=True):
+            assert stacked.data_ptr() == given_.data_ptr(), "no copy"
+            assert torch.equal(stacked, given_[None])
+    padded = stack_rows([merged, None], sites, torch.float32, CPU)
+    for name, (A, B) in stack_rows([merged], sites, torch.float32, CPU).items():
+        assert A.dtype == B.dtype == torch.float32
+        assert torch.equal(A[0], padded[name][0][0])
+        assert torch.equal(B[0], padded[name][1][0])
+
+
 def test_rows_without_adapters_stack_to_nothing():
     assert stack_rows([None, Merged({})], (Site("x", 2, 3),), torch.float32, CPU) == {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prag.evaluate.measures import measure, retrieval_measures, rouge_l
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.fast
 
 WORDS = ["a", "the", "Rome", "rome,", "old", "yes", "no", "12", "é"]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
-UNTIMED = settings(deadline=None)  # the first call imports a library, which takes a second or two
 PASSAGES = [f"p{n}" for n in range(8)]
 
 
@@ -39,7 +38,6 @@ def rouge_l_by_definition(answer, gold):
     return 2 * longest_common(left, right) / (len(left) + len(right)) if left + right else 0.0
 
 
-@UNTIMED
 @given(TEXT, TEXT, st.lists(TEXT, max_size=3))
 def test_measure_is_what_the_metrics_say(raw, answer, golds):
     for rule, tokens in (("squad", token_scores), ("published", token_scores_published)):
@@ -73,7 +71,6 @@ def test_measure_takes_no_other_rule():
         measure("a", "a", ["a"], "hotpot")
 
 
-@UNTIMED
 @given(TEXT, st.lists(TEXT, max_size=3))
 @example("Rome 12", ["12 Rome", "Rome"])
 def test_rouge_l_is_its_definition_best_over_the_golds(answer, golds):
@@ -98,7 +95,6 @@ CASES = st.dictionaries(
 )
 
 
-@UNTIMED
 @given(CASES)
 def test_retrieval_measures_are_their_definitions_in_the_order_given(cases):
     """Whatever the scores are: rising, tied, missing, or apart only beyond single precision."""

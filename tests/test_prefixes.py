@@ -195,3 +195,22 @@ def test_the_oldest_is_forgotten_and_what_is_used_is_not():
     store.keep(fake([1] * 41))
     kept = [(p.ids[0], len(p.ids)) for p in store._kept]
     assert kept == [(3, 40), (1, 41)], "its own beginning is not kept twice"
+
+
+def test_of_what_was_read_before_the_longer_is_taken(base):
+    """What is kept of earlier prompts, or the beginning that goes with the request."""
+    engine = TransformersEngine(base)
+    prompt = ids(base, BEGUN + "Who built it?")
+    whole = prefixes.read(base, prompt)
+    engine.prefixes.keep(whole.first(40))
+    for beginning, with_it, taken in (
+        (None, None, 40),
+        (whole.first(7), None, 40),
+        (whole.first(50), None, 50),
+        (whole.first(7), merge([]), 7),  # kept ones are of the base model alone
+        (fake([255, 255]), None, 40),
+        (whole, None, len(prompt) - 1),  # the last token is to be read
+    ):
+        found = engine._read_before(Request(prompt, with_it, beginning=beginning))
+        assert found.ids == prompt[:taken]
+    assert engine._read_before(Request(prompt, merge([]), beginning=fake([255]))) is None

@@ -424,7 +424,7 @@ def test_the_script_puts_rows_in_as_text_only() -> None:
     assert not re.search(forbidden, script)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(), st.text(), st.one_of(st.none(), st.text()), st.lists(st.text(), max_size=3))
 def test_rows_json_keeps_every_text(
     raw: str, title: str, error: str | None, golds: list[str]
@@ -585,7 +585,7 @@ def test_methods_keep_their_order_and_their_own_look() -> None:
 points = st.tuples(st.floats(200, 400), st.floats(200, 400))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(points, min_size=1, max_size=9))
 def test_labels_and_points_cover_nothing(at: list[tuple[float, float]]) -> None:
     moved = apart(at)

@@ -43,7 +43,6 @@ pytestmark = pytest.mark.fast
 
 ON_DISK = settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

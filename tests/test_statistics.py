@@ -52,7 +52,7 @@ def test_an_interval_holds_the_true_mean_about_as_often_as_it_says():
     assert 0.89 <= held / 200 <= 0.97  # of a skewed law and 50 values it is about 0.93
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(SCORES, min_size=1, max_size=40), st.integers(0, 2**32))
 def test_an_interval_lies_within_the_values_and_around_the_mean(values, seed):
     got = interval(values, seed)
@@ -105,7 +105,7 @@ def test_paired_is_the_plain_bootstraps():
     assert got.p == pytest.approx(p, abs=0.03)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=30), st.integers(0, 2**32))
 @example([(0.1, 0.0), (0.2, 0.0), (0.0, 0.3)], 0)
 def test_to_swap_the_sides_is_to_mirror_the_contrast(pairs, seed):

@@ -87,7 +87,7 @@ def site_lists() -> st.SearchStrategy[tuple[Site, ...]]:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sites=site_lists(),
     rank=st.integers(1, 4),
@@ -432,7 +432,7 @@ def test_compact_makes_few_shards_of_many(store: AdapterStore) -> None:
     assert files(store.folder) == kept
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     batches=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True), max_size=8),
     gone=st.sets(st.integers(0, 12)),

@@ -117,6 +117,12 @@ def stack_rows(
         For each site A [B, R, I] and B [B, O, R].
     """
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
+    if len(rows) == 1 and rows[0] is not None:  # nothing to pad: the factors as they are
+        for site in sites:
+            if site.name in rows[0].factors:
+                A, B = rows[0].factors[site.name]
+                stacked[site.name] = (A[None].to(device, dtype), B[None].to(device, dtype))
+        return stacked
     for site in sites:
         present = [
             (b, *row.factors[site.name])

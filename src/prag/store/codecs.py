@@ -117,6 +117,7 @@ def _values(codec: str) -> Tensor:
 
 
 def _filled(vector: Tensor, size: int) -> Tensor:
-    """The vector in rows of `size`, the last one filled up with zeros."""
+    """The vector in rows of `size`, the last one filled up with zeros; a view if it is full."""
     missing = -vector.numel() % size
-    return torch.cat([vector, vector.new_zeros(missing)]).view(-1, size)
+    filled = torch.cat([vector, vector.new_zeros(missing)]) if missing else vector
+    return filled.view(-1, size)
