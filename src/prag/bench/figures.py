@@ -110,7 +110,7 @@ def retrieve(found: Mapping[str, Any]) -> Drawing:
         )
         for n, way in found["indexes"].items()
     ]
-    label = "milliseconds of a search, median; line: up to 99 of 100"
+    label = "milliseconds of a search; line: to 99 of 100"
     return _bars("retrieve", bars, label, "Retrieving")
 
 
