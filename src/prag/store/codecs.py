@@ -97,8 +97,8 @@ def decode(data: bytearray, codec: str, numbers: int, dtype: torch.dtype) -> Ten
     G = -(-numbers // GROUP)
     steps = torch.frombuffer(data, dtype=torch.bfloat16, count=G).float()  # [G]
     packed = torch.frombuffer(data, dtype=torch.uint8, offset=2 * G)  # [bytes]
-    values = _values(codec)[packed.int()].reshape(-1)[:numbers]  # [P]
-    return (_filled(values, GROUP) * steps[:, None]).reshape(-1)[:numbers].to(dtype)
+    values = _values(codec).index_select(0, packed.int()).reshape(-1)[:numbers]  # [P]
+    return _filled(values, GROUP).mul_(steps[:, None]).reshape(-1)[:numbers].to(dtype)
 
 
 def _digits(codec: str) -> int:
