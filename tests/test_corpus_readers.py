@@ -249,11 +249,15 @@ x_1 = "*kept*"
     (passage,) = document.passages
     assert passage.title == "The Title & more"
     assert passage.text == (
-        "Intro with emphasis and a link, code_a. Part The Title & more item a picture bold "
+        "Intro with emphasis and a link, code_a. Part item a picture bold "
         'a b c d block text x_1 = "*kept*"'
     )
     (document,) = read([write("plain.markdown", "just text")]).documents
     assert document.passages[0].title == "plain"
+    (document,) = read([write("head.md", "# Only this\n\n# \n")]).documents
+    assert document.passages[0].text == "Only this", "there is no other text"
+    (document,) = read([write("two.md", "# One\n\nx\n\n# Two\n\ny")]).documents
+    assert document.passages == (Passage("One", "x Two y"),)
 
 
 def test_html() -> None:
@@ -265,11 +269,13 @@ def test_html() -> None:
     (document,) = read([write("p.html", text)]).documents
     assert document.passages == (Passage("A page", "Head Oneword é. Next a b c d"),)
     (document,) = read([write("q.htm", "<h1>Only <i>a</i> heading</h1><p>x")]).documents
-    assert document.passages == (Passage("Only a heading", "Only a heading x"),)
+    assert document.passages == (Passage("Only a heading", "x"),)
     (document,) = read(
         [write("r.html", "<p>one two\n\nthree four five</p>")], chunk_words=4
     ).documents
     assert [p.text for p in document.passages] == ["one two three four five"]
+    (document,) = read([write("t.html", "<title>A b</title><h1>A  b</h1>")]).documents
+    assert document.passages == (Passage("A b", "A b"),), "there is no other text"
     assert "holds no text" in problem("s.html", "<script>x</script>")
 
 

@@ -63,22 +63,22 @@ def clean(text: str) -> str:
 
 
 def from_markdown(text: str) -> tuple[str, str]:
-    """The first `# ` heading, and the text without its markup; YAML front matter is left out.
+    """The first `# ` heading, and the text without it and without markup.
 
-    Of a link or picture the words stay, not the target; code stays as it is.
+    YAML front matter is left out. A heading in the text would run into the sentence that follows
+    it; where there is no other text it stays. Of a link or picture the words stay, not the target;
+    code stays as it is.
     """
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
-    title = next(
-        (
-            _inline(tokens[i + 1])
-            for i, token in enumerate(tokens)
-            if token.type == "heading_open" and token.tag == "h1"
-        ),
-        "",
-    )
-    return title, "".join(_blocks(tokens))
+    heads = (i for i, t in enumerate(tokens) if t.type == "heading_open" and t.tag == "h1")
+    at = next(heads, None)
+    if at is None:
+        return "", "".join(_blocks(tokens))
+    title = _inline(tokens[at + 1])
+    rest = "".join(_blocks([*tokens[:at], *tokens[at + 3 :]]))  # without its three tokens
+    return title, rest if rest.strip() and title.strip() else "".join(_blocks(tokens))
 
 
 def _blocks(tokens: Sequence[Token]) -> Iterator[str]:
@@ -110,6 +110,7 @@ def _inline(token: Token) -> str:
 def from_html(text: str) -> tuple[str, str]:
     """The `<title>` or else the first `<h1>`, and the text of the page.
 
+    A first `<h1>` that says what the title says is not part of the text, if there is any other.
     Scripts, styles, navigation, templates and noscript are left out.
 
     Raises:
@@ -128,7 +129,12 @@ def from_html(text: str) -> tuple[str, str]:
     titles = [_one_line(tag.get_text()) for tag in soup.find_all("title", limit=1)]
     for tag in soup.find_all([*_DROPPED, "title"]):
         tag.decompose()
-    titles += [_one_line(tag.get_text()) for tag in soup.find_all("h1", limit=1)]
+    heads = soup.find_all("h1", limit=1)
+    titles += [_one_line(head.get_text()) for head in heads]
+    title = next(filter(None, titles), "")
+    for head in heads:
+        if _one_line(head.get_text()) == title != _one_line(soup.get_text()):
+            head.decompose()
     for node in soup.find_all(string=True):
         # A blank line of the source is no paragraph's end, except where it is shown as it is.
         if type(node) is NavigableString and node.find_parent("pre") is None:
@@ -138,7 +144,7 @@ def from_html(text: str) -> tuple[str, str]:
         tag.insert_after("\n\n")
     for tag in soup.find_all(_CELLS):
         tag.insert_after("\n")
-    return next(filter(None, titles), ""), soup.get_text()
+    return title, soup.get_text()
 
 
 def from_pdf(data: bytes) -> tuple[str, str, list[int]]:
