@@ -117,12 +117,6 @@ def stack_rows(
         For each site A [B, R, I] and B [B, O, R].
     """
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
-    if len(rows) == 1 and rows[0] is not None:  # nothing to pad: the factors as they are
-        for site in sites:
-            if site.name in rows[0].factors:
-                A, B = rows[0].factors[site.name]
-                stacked[site.name] = (A[None].to(device, dtype), B[None].to(device, dtype))
-        return stacked
     for site in sites:
         present = [
             (b, *row.factors[site.name])
@@ -131,6 +125,10 @@ def stack_rows(
         ]
         rank = max((A.shape[0] for _, A, _ in present), default=0)
         if rank == 0:
+            continue
+        if len(rows) == 1:  # nothing to pad: the factors as they are
+            ((_, A, B),) = present
+            stacked[site.name] = (A[None].to(device, dtype), B[None].to(device, dtype))
             continue
         A = torch.zeros(len(rows), rank, site.inputs, dtype=dtype, device=device)
         B = torch.zeros(len(rows), site.outputs, rank, dtype=dtype, device=device)

@@ -67,7 +67,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return name
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    known = {key.strip(): value.strip() for key, value in fields.items()}
+    fields = (line.partition(":") for line in lines)
+    known = {key.strip(): value.strip() for key, _, value in fields}
     flags = known.get("flags", "").split()
     return " ".join([known.get("model name", name), *(u for u in _UNITS if u in flags)])

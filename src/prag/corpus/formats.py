@@ -72,13 +72,13 @@ def from_markdown(text: str) -> tuple[str, str]:
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
+    whole = "".join(_blocks(tokens))
     heads = (i for i, t in enumerate(tokens) if t.type == "heading_open" and t.tag == "h1")
     at = next(heads, None)
     if at is None:
-        return "", "".join(_blocks(tokens))
-    title = _inline(tokens[at + 1])
-    rest = "".join(_blocks([*tokens[:at], *tokens[at + 3 :]]))  # without its three tokens
-    return title, rest if rest.strip() and title.strip() else "".join(_blocks(tokens))
+        return "", whole
+    rest = "".join(_blocks([*tokens[:at], *tokens[at + 3 :]]))  # without the heading's three
+    return _inline(tokens[at + 1]), rest if rest.strip() else whole
 
 
 def _blocks(tokens: Sequence[Token]) -> Iterator[str]:
@@ -129,12 +129,11 @@ def from_html(text: str) -> tuple[str, str]:
     titles = [_one_line(tag.get_text()) for tag in soup.find_all("title", limit=1)]
     for tag in soup.find_all([*_DROPPED, "title"]):
         tag.decompose()
-    heads = soup.find_all("h1", limit=1)
-    titles += [_one_line(head.get_text()) for head in heads]
-    title = next(filter(None, titles), "")
-    for head in heads:
-        if _one_line(head.get_text()) == title != _one_line(soup.get_text()):
-            head.decompose()
+    head = soup.find("h1")
+    heading = _one_line(head.get_text()) if head else ""
+    title = next(filter(None, [*titles, heading]), "")
+    if head and heading == title and heading != _one_line(soup.get_text()):
+        head.decompose()
     for node in soup.find_all(string=True):
         # A blank line of the source is no paragraph's end, except where it is shown as it is.
         if type(node) is NavigableString and node.find_parent("pre") is None:
