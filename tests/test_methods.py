@@ -17,7 +17,7 @@ from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, write_corpus
 from prag import KnowledgeBase
 from prag.config import PAPER, GenerateConfig
-from prag.generate import Generated, Request, Trace, TransformersEngine, last_attention
+from prag.generate import Generated, Request, TransformersEngine
 from prag.lora import Merged
 from prag.methods import CORE, METHODS, Ask, Library, answer_all, method_named
 from prag.methods.base import reasoned, sentence_end
@@ -27,6 +27,7 @@ from prag.methods.flare import looked_ahead
 from prag.prefixes import Prefix
 from prag.prompts import Style, style_named
 from prag.records import Augmentation, Hit, Passage, PragError, QAPair
+from prag.trace import Trace, last_attention
 
 pytestmark = pytest.mark.fast
 

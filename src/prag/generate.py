@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,12 +30,10 @@ from prag.prefixes import (
     read_row,
 )
 from prag.records import PragError
+from prag.trace import Trace, Watch, last_attention, pieces_of, trace_of
 
 Until = Callable[[str], bool]
 """Told the text of a continuation after each token; true ends it there."""
-
-Watch = Literal["nothing", "confidence", "attention"]
-"""What is looked at while a continuation is made: each kind includes those before it."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +53,6 @@ class Request:
     watch: Watch = "nothing"
     again: bool = False
     beginning: Prefix | None = None
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What was seen while n tokens were made after a prompt of T.
-
-    Args:
-        probabilities: of each new token when it was chosen, without temperature.
-        entropies: in nats, of the distribution that each new token was chosen from.
-        attention: [n, T + n] or None: row i is what new token i, as a query, pays to each position
-            up to itself in the last layer, averaged over its heads. A last token that nothing was
-            made after was never a query: its row is zero.
-        end: the probability of the end token; nothing where a limit or `until` ended it.
-    """
-
-    probabilities: tuple[float, ...]
-    entropies: tuple[float, ...]
-    attention: Tensor | None = None
-    end: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,19 +107,8 @@ class TransformersEngine:
         self.prefixes.clear()
 
     def check(self, request: Request, config: GenerateConfig) -> None:
-        """Refuse what does not fit.
-
-        Raises:
-            PragError: the prompt is empty, or it and its answer do not fit the model's context.
-        """
-        if not request.ids:
-            raise PragError("a prompt without tokens cannot be continued")
-        new = request.max_new_tokens or config.max_new_tokens
-        if len(request.ids) + new > self.base.context:
-            raise PragError(
-                f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
-                f"context of {self.base.context}: give fewer passages (top-k) or shorter ones"
-            )
+        """Refuse what does not fit; see `check_fits`."""
+        check_fits(self.base, request, config)
 
     def generate(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         """Continue each prompt. Prompts of like length share a batch, whatever their adapters.
@@ -236,7 +204,7 @@ class TransformersEngine:
                 written = row[: len(new) + ended]
                 seen = mask[b].nonzero()[:, 0]  # [T of the prompt]
                 queries = [torch.cat([step[b][seen], step[b][T:]]) for step in attention]
-                trace = _trace(logits, written, queries, len(requests[b].ids), len(new))
+                trace = trace_of(logits, written, queries, len(requests[b].ids), len(new))
                 pieces = pieces_of(base, new)
             if requests[b].again and requests[b].adapters is None and self.prefixes.most_bytes:
                 read_on = (*requests[b].ids, *new[: cache.get_seq_length() - T])
@@ -245,6 +213,22 @@ class TransformersEngine:
             text = base.tokenizer.decode(new, skip_special_tokens=True)
             made.append(Generated(text, tuple(new), seconds, first, ended, trace, pieces))
         return made
+
+
+def check_fits(base: BaseModel, request: Request, config: GenerateConfig) -> None:
+    """Make sure that the model can take a prompt and its answer.
+
+    Raises:
+        PragError: the prompt is empty, or it and its answer do not fit the model's context.
+    """
+    if not request.ids:
+        raise PragError("a prompt without tokens cannot be continued")
+    new = request.max_new_tokens or config.max_new_tokens
+    if len(request.ids) + new > base.context:
+        raise PragError(
+            f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
+            f"context of {base.context}: give fewer passages (top-k) or shorter ones"
+        )
 
 
 class _Stop:
@@ -279,87 +263,6 @@ def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
         if token in ends:
             return row[:at], True
     return row, False
-
-
-def _trace(
-    logits: Sequence[Tensor],
-    written: Sequence[int],
-    queries: Sequence[Tensor],
-    prompt: int,
-    n: int,
-) -> Trace:
-    """The trace of a row.
-
-    Args:
-        written: its n new tokens, and the end token if the model came to it.
-        queries: attention [T + i] of the query of each step i.
-    """
-    chosen: list[float] = []
-    entropies: list[float] = []
-    if written:
-        logs = torch.log_softmax(torch.stack(list(logits)), dim=-1)  # [n or n + 1, V]
-        entropies = (-(logs.exp() * logs).nan_to_num().sum(-1)).tolist()
-        chosen = logs[torch.arange(len(written)), torch.tensor(written)].exp().tolist()
-    attention = None
-    if queries:
-        attention = torch.zeros(n, prompt + n)
-        # Step 0 has the last prompt token as its query, step i the new token i - 1.
-        for i, query in enumerate(queries[1 : n + 1]):
-            attention[i, : prompt + i + 1] = query.float().cpu()
-    return Trace(tuple(chosen[:n]), tuple(entropies[:n]), attention, tuple(chosen[n:]))
-
-
-@contextmanager
-def last_attention(base: BaseModel) -> Iterator[list[Tensor]]:
-    """Within the block, the attention of each forward pass's last query in the last layer.
-
-    The model computes its attention plainly meanwhile, since fused kernels give no weights.
-
-    Returns:
-        A list that grows by one tensor [B, keys] a pass, averaged over the heads.
-
-    Raises:
-        PragError: the model's last layer has no module `self_attn`, or it is in float64.
-    """
-    layer = getattr(base.model.get_decoder(), "layers", [None])[-1]
-    module = getattr(layer, "self_attn", None)
-    if module is None:
-        raise PragError(
-            f"the last layer of {base.name!r} has no self_attn whose attention could be read; a "
-            "method that retrieves by attention (dragin) cannot be used with it"
-        )
-    if base.dtype == torch.float64:
-        # Plain attention takes its softmax in float32, where float64's mask of padding is -inf
-        # and gives NaN.
-        raise PragError(f"{base.name!r} is in float64: load it in float32 to read its attention")
-    seen: list[Tensor] = []
-
-    def keep(_: Any, __: Any, output: tuple[Tensor, Tensor]) -> None:
-        seen.append(output[1][:, :, -1].mean(dim=1))  # [B, heads, queries, keys] -> [B, keys]
-
-    usual = base.model.config._attn_implementation
-    base.model.set_attn_implementation("eager")
-    handle = module.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-        base.model.set_attn_implementation(usual)
-
-
-def pieces_of(base: BaseModel, ids: Sequence[int]) -> tuple[str, ...]:
-    """The parts of the decoded text that the tokens make; joined they are the text.
-
-    A token that ends within a character has an empty part, the one that completes it the whole.
-    """
-    pieces, before = [], ""
-    for n in range(1, len(ids) + 1):
-        text = base.tokenizer.decode(ids[:n], skip_special_tokens=False)
-        if text.endswith("\ufffd") and n < len(ids):
-            text = before
-        pieces.append(text[len(before) :])
-        before = text
-    return tuple(pieces)
 
 
 def batches_of_like_length(lengths: Sequence[int], rows: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from prag.generate import Generated, Request, pieces_of
+from prag.generate import Generated, Request
 from prag.methods.base import (
     Desk,
     Steps,
@@ -32,6 +32,7 @@ from prag.methods.base import (
     sentence_end,
 )
 from prag.prompts import ask_text
+from prag.trace import pieces_of
 
 THRESHOLD = 1.0
 """RIND above which the model is taken to need something (0.8 to 1.3 in the published settings)."""
