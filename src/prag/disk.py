@@ -17,6 +17,10 @@ _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOTSUP)
 
 
+class InUseError(PragError):
+    """Another process is writing to a folder."""
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk."""
     folder = path.is_dir()
@@ -38,14 +42,15 @@ def one_writer(folder: Path) -> Iterator[None]:
     """Within the block no other process writes to a folder that does this; `.lock` stays in it.
 
     Raises:
-        PragError: another process is writing, or the folder cannot be written.
+        InUseError: another process is writing.
+        PragError: the folder cannot be written.
     """
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        raise PragError(
+        raise InUseError(
             f"another process is writing to {folder}; wait until it is done, then run the "
             "command again"
         ) from None

@@ -2,7 +2,7 @@
 
 from prag.corpus.catalogue import Catalogue, Counts, DocumentRow, PutReport, WithdrawReport
 from prag.corpus.chunking import chunk
-from prag.corpus.readers import ReadReport, read
+from prag.corpus.readers import ReadReport, read, read_named
 
 __all__ = [
     "Catalogue",
@@ -13,4 +13,5 @@ __all__ = [
     "WithdrawReport",
     "chunk",
     "read",
+    "read_named",
 ]

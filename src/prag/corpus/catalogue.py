@@ -245,6 +245,16 @@ class Catalogue:
         ):
             yield DocumentRow(name, source, passages)
 
+    def document(self, name: str) -> DocumentRow | None:
+        """The document of a name, None if there is none."""
+        row = self._database.row("SELECT key, source FROM documents WHERE name = ?", name)
+        return None if row is None else DocumentRow(name, row[1], len(self._ids_of(row[0])))
+
+    def passages_of(self, name: str) -> list[Passage]:
+        """The passages of a document, in its order; none where there is no such document."""
+        row = self._database.row("SELECT key FROM documents WHERE name = ?", name)
+        return [] if row is None else self.get(self._ids_of(row[0]))
+
     def documents_of(self, passage_id: str) -> list[str]:
         """The names of the documents that hold a passage.
 

@@ -25,7 +25,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from prag.corpus.chunking import chunk
@@ -37,6 +37,7 @@ _MOST_PROBLEMS = 100  # kept for one file; the rest are counted
 _RECORDS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz", ".parquet")
 _DOCUMENTS = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
 _KNOWN = ", ".join(_RECORDS + _DOCUMENTS)
+_UPLOADS = ", ".join((".jsonl", ".tsv", *_DOCUMENTS))
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,31 @@ def read(
             _read_folder(path, gathered)
         else:
             _read_file(path, gathered)
+    return ReadReport(tuple(gathered.documents), tuple(gathered.problems), tuple(gathered.ignored))
+
+
+def read_named(name: str, data: bytes, chunk_words: int = 100) -> ReadReport:
+    """Read what has a name but is no file here, an upload say, as a file of that name.
+
+    Args:
+        name: never used as a path; its ending says what the data are, text if it has none.
+
+    Raises:
+        PragError: a library for the kind of file is not installed.
+    """
+    gathered = _Gathered(chunk_words)
+    path = PurePosixPath(name)
+    ending = _ending(path) if path.suffix else ".txt"
+
+    def entries() -> Iterable[Document | Reject]:
+        if ending in (".jsonl", ".tsv"):
+            read_records = read_jsonl if ending == ".jsonl" else read_tsv
+            return read_records(name, name, io.BytesIO(data))
+        if ending not in _DOCUMENTS:
+            raise Refused(f"is not read from an upload; known endings are {_UPLOADS}")
+        return [_document(name, path.stem, ending, data, gathered)]
+
+    gathered.file(name, entries)
     return ReadReport(tuple(gathered.documents), tuple(gathered.problems), tuple(gathered.ignored))
 
 
@@ -186,7 +212,7 @@ def _read_folder(folder: Path, gathered: _Gathered) -> None:
     gathered.problems += unreadable
 
 
-def _ending(path: Path) -> str:
+def _ending(path: PurePath) -> str:
     """The ending of a file's name that a reader knows, '' if none does."""
     name = path.name.lower()
     return next((ending for ending in _RECORDS + _DOCUMENTS if name.endswith(ending)), "")

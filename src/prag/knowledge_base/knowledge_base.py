@@ -24,7 +24,6 @@ from prag.disk import explain
 from prag.knowledge_base import build, export, inspect, settings
 from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
-from prag.knowledge_base.inspect import Status, VerifyReport
 from prag.knowledge_base.reading import Reader
 from prag.knowledge_base.settings import Built, Settings
 from prag.methods import answer_all, find, method_named
@@ -345,29 +344,7 @@ class KnowledgeBase(Reader):
         style = style_named("direct", library.recipe.wording)
         return answer_all(library, chosen, asks, style, generate or GenerateConfig())
 
-    # -- looking and taking along -----------------------------------------------------------
-
-    def passages(self) -> list[Passage]:
-        """The passages of the corpus, in its order."""
-        with self._catalogue(readonly=True) as catalogue:
-            return list(catalogue.passages())
-
-    def corpus_digest(self) -> str:
-        """The hash of the corpus: another digest is another corpus."""
-        with self._catalogue(readonly=True) as catalogue:
-            return catalogue.digest()
-
-    def status(self) -> Status:
-        """What there is and what is missing. Reads no model and writes nothing."""
-        with self._catalogue(readonly=True) as catalogue:
-            return inspect.status(self.folder, self.settings, catalogue, self._augmentations)
-
-    def verify(self, progress: Tell | None = None) -> VerifyReport:
-        """Read everything and check it: passages, adapters, index. Writes nothing."""
-        with self._catalogue(readonly=True) as catalogue:
-            return inspect.verify(
-                self.folder, self.settings, catalogue, self._augmentations, progress or silent
-            )
+    # -- taking along ------------------------------------------------------------------------
 
     def export(self, to: str | Path, ids: Sequence[str] = ()) -> list[Path]:
         """Write adapters as PEFT folders, one a passage, named by its id.

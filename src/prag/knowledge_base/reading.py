@@ -8,7 +8,7 @@ from functools import cached_property
 from prag.config import Recipe
 from prag.generate import Engine, TransformersEngine
 from prag.knowledge_base import settings
-from prag.knowledge_base.folder import Folder
+from prag.knowledge_base.looking import Looker
 from prag.knowledge_base.settings import Built
 from prag.knowledge_base.shelf import Shelf, adapter_bytes
 from prag.methods import Library, Shelved
@@ -20,7 +20,7 @@ from prag.retrieval import Retriever, open_retriever
 from prag.store import AdapterStore
 
 
-class Reader(Folder):
+class Reader(Looker):
     """A knowledge base as `ask` and `export` see it: what was last built."""
 
     def _built(self) -> Built:
@@ -59,7 +59,7 @@ class Reader(Folder):
             return self._retriever.search(questions, k, allowed if there is None else both)
 
         def adapter(passage_id: str) -> Shelved | None:
-            return self._shelf.get(
+            return self.shelf.get(
                 (passage_id, prints),
                 lambda: self._find_adapter(self._reading_store, passage_id, prints),
             )
@@ -132,9 +132,10 @@ class Reader(Folder):
         return self._store(readonly=True)
 
     @cached_property
-    def _shelf(self) -> Shelf[tuple[str, tuple[str, ...]], Shelved | None]:
+    def shelf(self) -> Shelf[tuple[str, tuple[str, ...]], Shelved | None]:
+        """The adapters in memory."""
         return Shelf(lambda found: adapter_bytes(found.adapter) if found else 0)
 
     def _forget_open(self) -> None:
-        for name in ("_retriever", "_reading_store", "_shelf"):
+        for name in ("_retriever", "_reading_store", "shelf"):
             self.__dict__.pop(name, None)

@@ -29,7 +29,7 @@ class Shelf(Generic[Key, Value]):
             size: the bytes of one of them; what is larger than all the room is not kept.
         """
         self.most_bytes = most_bytes
-        self.bytes = 0
+        self.bytes = self.hits = self.misses = 0
         self._size = size
         self._kept: OrderedDict[Key, Value] = OrderedDict()
         self._lock = threading.Lock()
@@ -42,9 +42,11 @@ class Shelf(Generic[Key, Value]):
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
+                self.hits += 1
                 return self._kept[key]
         value = load()
         with self._lock:
+            self.misses += 1
             if key not in self._kept and self._size(value) <= self.most_bytes:
                 self._kept[key] = value
                 self.bytes += self._size(value)

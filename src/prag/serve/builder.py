@@ -1,0 +1,221 @@
+"""The process that builds documents in, and the thread that watches over it.
+
+Training changes what the model's modules do while it lasts, so it cannot share a model with
+questions that are answered meanwhile: it is done by a process of its own, with less of a claim to
+the processor. It takes the jobs that wait, in their order, builds once for all of them, and writes
+what it does to its standard output, a JSON object a line. It may be killed at any time: a job is
+over when its file says so, and whatever it had done before is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from prag.disk import InUseError
+from prag.knowledge_base import KnowledgeBase
+from prag.records import PragError
+from prag.serve.jobs import INBOX, Inbox, Job
+
+TRIES = 3
+"""Times that the process may end in the middle of the same jobs before they have failed."""
+
+
+Say = Callable[[dict[str, Any]], None]
+"""Told `{"begin": [ids]}`, `{"stage", "done", "total"}`, and `{"over": id, "error": text}`."""
+
+
+def work(kb: KnowledgeBase, say: Say) -> None:
+    """Do the jobs that wait, until there is none."""
+    while jobs := (inbox := Inbox(kb.folder / INBOX)).open_jobs():
+        say({"begin": [job.id for job in jobs]})
+        say({"stage": "load", "done": 0, "total": 0})
+        building: list[Job] = []
+        for job in jobs:
+            error = _patient(partial(_enter, kb, inbox, job), say)
+            if job.kind == "add" and error is None:
+                building.append(job)
+            else:
+                _over(inbox, job, error, say)
+        error = _patient(partial(_build, kb, say), say)
+        for job in building:
+            _over(inbox, job, error, say)
+
+
+def _patient(do: Callable[[], None], say: Say) -> str | None:
+    """Do something as soon as no other process writes; what went wrong, if something did."""
+    while True:
+        try:
+            do()
+        except InUseError:
+            say({"stage": "wait", "done": 0, "total": 0})
+            time.sleep(1.0)
+        except PragError as error:
+            return str(error)
+        else:
+            return None
+
+
+def _enter(kb: KnowledgeBase, inbox: Inbox, job: Job) -> None:
+    if job.kind == "add":
+        kb.add_documents(inbox.documents(job.id))
+    elif kb.document(job.documents[0]) is not None:  # else one that was killed had done it
+        kb.withdraw(job.documents)
+
+
+def _build(kb: KnowledgeBase, say: Say) -> None:
+    def tell(stage: str, done: int, total: int) -> None:
+        say({"stage": stage, "done": done, "total": total})
+
+    if kb.status().passages:  # where nothing is left, what was built is passed over
+        kb.build(tell)
+
+
+def _over(inbox: Inbox, job: Job, error: str | None, say: Say) -> None:
+    inbox.finish(job.id, error)
+    say({"over": job.id, "error": error})
+
+
+def main(folder: str) -> None:
+    """The process: each line on the standard input says that jobs may wait; its end is the end."""
+    with contextlib.suppress(OSError):
+        os.nice(10)  # questions come first
+    kb = KnowledgeBase.open(Path(folder))
+    out = sys.stdout
+    sys.stdout = sys.stderr  # whatever a library prints is not part of what is said
+
+    def say(what: dict[str, Any]) -> None:
+        out.write(json.dumps(what) + "\n")
+        out.flush()
+
+    for _ in sys.stdin:
+        work(kb, say)
+        say({"idle": True})
+
+
+class Builder:
+    """Watches over the process: starts it when there is something to do, again when it died."""
+
+    def __init__(self, folder: Path, inbox: Inbox, changed: Callable[[], None]) -> None:
+        """Nothing runs yet; `wake` starts it.
+
+        Args:
+            folder: of the knowledge base.
+            changed: called when a job is over.
+        """
+        self._folder, self._inbox, self._changed = folder, inbox, changed
+        self._wanted = threading.Event()
+        self._closing = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._said: deque[str] = deque(maxlen=20)  # the last lines of its standard error
+        self._thread = threading.Thread(target=self._run, name="prag-builder", daemon=True)
+        self._thread.start()
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        """End the process, wherever it is; the jobs that were not over wait for the next start."""
+        self._closing.set()
+        self._wanted.set()
+        if self._process is not None:
+            self._process.kill()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        died: dict[str, int] = {}  # how often the process ended in the middle of a job
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            while not self._closing.is_set() and self._inbox.open_jobs():
+                if self._turn():
+                    continue
+                self._end()
+                if self._closing.is_set():
+                    break
+                for job in self._inbox.open_jobs():
+                    died[job.id] = died.get(job.id, 0) + 1
+                    if died[job.id] >= TRIES:
+                        self._give_up(job)
+            if self._closing.is_set():
+                self._end()
+                return
+
+    def _turn(self) -> bool:
+        """Let the process do what waits; False if it died over it."""
+        process = self._started()
+        if process.stdin is None or process.stdout is None:
+            return False
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except OSError:
+            return False
+        ids: list[str] = []
+        for line in process.stdout:
+            said = json.loads(line)
+            if "idle" in said:
+                return True
+            if "begin" in said:
+                ids = said["begin"]
+                self._inbox.tell(ids, state="running")
+            elif "over" in said:
+                self._inbox.reread(said["over"])
+                self._changed()
+            else:
+                self._inbox.tell(ids, **said)
+        return False
+
+    def _give_up(self, job: Job) -> None:
+        self._inbox.finish(
+            job.id,
+            f"the building process ended {TRIES} times in the middle of this: "
+            + " ".join(list(self._said)[-3:]),
+        )
+        self._changed()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._said.clear()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "prag.serve.builder", str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            threading.Thread(
+                target=_listen, args=(self._process.stderr, self._said), daemon=True
+            ).start()
+        return self._process
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def _listen(stream: IO[str] | None, said: deque[str]) -> None:
+    for line in stream or ():
+        said.append(line.strip())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
