@@ -47,13 +47,14 @@ def drawn_requests(base, n, seed=0):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("config", [LONG, SAMPLED], ids=["greedy", "sampled"])
-def test_rows_that_come_and_go_equal_one_by_one(family, config):
+@pytest.mark.parametrize("prefix_bytes", [0, 1 << 20], ids=["read anew", "read on"])
+def test_rows_that_come_and_go_equal_one_by_one(family, config, prefix_bytes):
     base = tiny_model(family)
     base.model.generation_config.eos_token_id = list(range(12))  # so that some answers end
     requests = drawn_requests(base, 24)
     alone = [TransformersEngine(base, 0).generate([r], config)[0] for r in requests]
     rows = [Row(r, config) for r in requests]
-    under_way, waiting, sizes = Rows(base), list(rows), set()
+    under_way, waiting, sizes = Rows(base, prefix_bytes), list(rows), set()
     while waiting or under_way.rows:
         if waiting:  # two come before every step, whatever is under way
             under_way.enter([waiting.pop(0) for _ in range(min(2, len(waiting)))])
@@ -127,6 +128,23 @@ def test_threads_share_passes_and_each_gets_its_own(tiny):
     assert [got[i] for i in range(len(requests))] == expected
     assert max(sizes) <= 6
     assert max(sizes) > 1
+
+
+def test_a_prompt_that_begins_as_one_that_was_read_is_read_on(tiny):
+    passages = tuple(range(2, 102))
+    requests = [Request((*passages, 105 + i, 106), max_new_tokens=6) for i in range(3)]
+    expected = [TransformersEngine(tiny, 0).generate([r], LONG)[0].ids for r in requests]
+    under_way = Rows(tiny, 1 << 24)
+    rows = [Row(r, LONG) for r in requests]
+    for row in rows:
+        under_way.enter([row])
+    assert len(under_way.begun(requests[0]).ids) == 101  # all but the last token
+    assert len(under_way.begun(Request((*passages, 200, 201))).ids) == 100
+    adapted = Request(requests[0].ids, merge([random_adapter(tiny, 1)]))
+    assert under_way.begun(adapted) is None  # with adapters in the weights it is another reading
+    while under_way.rows:
+        under_way.step()
+    assert [row.made.result().ids for row in rows] == expected
 
 
 def test_a_list_of_requests_comes_back_in_its_order(tiny):

@@ -32,9 +32,21 @@ from prag.generate import (
 from prag.inject import hooked
 from prag.lora import stack_rows
 from prag.model import BaseModel
-from prag.prefixes import Prefix, attends_to_all, joined, old_cache_name
+from prag.prefixes import (
+    MOST_BYTES,
+    Prefix,
+    Prefixes,
+    attends_to_all,
+    joined,
+    longer,
+    old_cache_name,
+    read_row,
+)
 from prag.records import PragError
 from prag.trace import Trace, pieces_of, trace_of
+
+GATHER = 2
+"""Passes between two times that rows are let in: several prompts are read in less time together."""
 
 
 @dataclass(eq=False)
@@ -60,29 +72,34 @@ class Row:
         """New tokens that it may have."""
         return self.request.max_new_tokens or self.config.max_new_tokens
 
-    @property
-    def begun(self) -> Prefix | None:
-        """What its prompt begins with that was read before."""
-        shared = self.request.beginning
-        return None if shared is None else shared.within(self.request.ids)
-
 
 class Rows:
     """The rows that are under way in a model. For one thread."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, prefix_bytes: int = 0) -> None:
+        """No rows yet.
+
+        Args:
+            prefix_bytes: memory for prompts that were read, to be read on from (`prag.prefixes`).
+        """
         self.base = base
         self.rows: list[Row] = []
+        self.prefixes = Prefixes(base, prefix_bytes)
         self._ends = end_ids(base)
         self._cache: Any = None
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=base.device)  # [B, T]
         self._factors: Mapping[str, tuple[Tensor, Tensor]] = {}
 
+    def begun(self, request: Request) -> Prefix | None:
+        """The longest beginning of a prompt that was read before."""
+        kept = self.prefixes.find(request.ids) if request.adapters is None else None
+        return longer(kept, request.beginning, request.ids)
+
     @torch.no_grad()
     def enter(self, rows: Sequence[Row]) -> None:
         """Read the prompts of new rows side by side, and make the first token of each."""
         base = self.base
-        begun = [row.begun for row in rows]
+        begun = [self.begun(row.request) for row in rows]
         cache, P = joined(base, begun)
         before = [p.ids if p else () for p in begun]
         rest = [row.request.ids[len(b) :] for row, b in zip(rows, before, strict=True)]
@@ -91,6 +108,10 @@ class Rows:
             mask = torch.cat([left_padded(before, base)[1], mask], dim=1)  # [B, P + R]
         factors = self._stacked(rows)
         logits = self._forward(ids, mask, cache, factors)
+        for b, row in enumerate(rows):
+            if row.request.adapters is None and self.prefixes.most_bytes:
+                where = mask[b].nonzero()[:, 0]  # [T of the prompt]
+                self.prefixes.keep(read_row(cache, b, where, row.request.ids))
         stays = self._say(rows, logits)
         if stays:
             self._join([rows[b] for b in stays], _chosen(cache, stays), mask[stays])
@@ -217,7 +238,11 @@ class ContinuousEngine:
     """
 
     def __init__(
-        self, base: BaseModel, rows: int = 16, seen: Callable[[int], None] | None = None
+        self,
+        base: BaseModel,
+        rows: int = 16,
+        seen: Callable[[int], None] | None = None,
+        prefix_bytes: int = MOST_BYTES // 4,
     ) -> None:
         """Start the thread that the model runs in; `close` ends it.
 
@@ -225,11 +250,13 @@ class ContinuousEngine:
             rows: that may be under way at once. A model whose layers do not keep every position
                 has them one at a time.
             seen: told the rows of each forward pass.
+            prefix_bytes: memory for prompts that were read without adapters: the next one that
+                begins alike, with the same passages say, is read on from there.
         """
         self.base = base
         self.most = rows if attends_to_all(base) else 1
         self._seen = seen or (lambda _: None)
-        self._rows = Rows(base)
+        self._rows = Rows(base, prefix_bytes)
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -247,7 +274,7 @@ class ContinuousEngine:
         return len(self._rows.rows)
 
     def begin(self) -> None:
-        """Nothing is kept from one question to the next."""
+        """Other questions come all the time: what was read for them stays, up to rounding."""
 
     def check(self, request: Request, config: GenerateConfig) -> None:
         """Refuse what cannot be answered.
@@ -285,6 +312,7 @@ class ContinuousEngine:
         self._thread.join()
 
     def _run(self) -> None:
+        since = 0  # passes since rows were let in
         while True:
             with self._changed:
                 while not (self._waiting or self._rows.rows or self._closed):
@@ -292,7 +320,10 @@ class ContinuousEngine:
                 if self._closed and not self._rows.rows:
                     return
                 room = self.most - len(self._rows.rows)
+                if self._rows.rows and since < GATHER:
+                    room = 0
                 new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            since = 0 if new else since + 1
             self._admit(new)
             if self._rows.rows:
                 self._seen(len(self._rows.rows))
@@ -308,7 +339,11 @@ class ContinuousEngine:
                 row.made.set_result(Generated("", (), time.perf_counter() - row.began, ended=False))
             else:
                 wanted.append(row)
-        lengths = [len(r.request.ids) - len(r.begun.ids if r.begun else ()) for r in wanted]
+        begun = [self._rows.begun(row.request) for row in wanted]
+        lengths = [
+            len(row.request.ids) - len(p.ids if p else ())
+            for row, p in zip(wanted, begun, strict=True)
+        ]
         for chosen in batches_of_like_length(lengths, self.most):
             group = [wanted[i] for i in chosen]
             try:

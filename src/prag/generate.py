@@ -25,6 +25,7 @@ from prag.prefixes import (
     Prefixes,
     common,
     joined,
+    longer,
     old_cache_name,
     read,
     read_row,
@@ -138,10 +139,7 @@ class TransformersEngine:
     def _read_before(self, request: Request) -> Prefix | None:
         """The longest beginning of a prompt that need not be read again."""
         kept = self.prefixes.find(request.ids) if request.adapters is None else None
-        shared = None if request.beginning is None else request.beginning.within(request.ids)
-        if kept is None or (shared is not None and len(shared.ids) > len(kept.ids)):
-            return shared
-        return kept
+        return longer(kept, request.beginning, request.ids)
 
     def _read_shared(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read what all prompts begin with once, before they are read side by side."""

@@ -89,6 +89,14 @@ class Prefixes:
             self._kept.pop(0)
 
 
+def longer(kept: Prefix | None, beginning: Prefix | None, ids: Sequence[int]) -> Prefix | None:
+    """The longer of what is kept of a prompt and what it shares with a beginning."""
+    shared = None if beginning is None else beginning.within(ids)
+    if kept is None or (shared is not None and len(shared.ids) > len(kept.ids)):
+        return shared
+    return kept
+
+
 def joined(base: BaseModel, prefixes: Sequence[Prefix | None]) -> tuple[Any, int]:
     """The prefixes of B rows as one cache, padded on the left to the longest; and that length P.
 
