@@ -226,9 +226,8 @@ async def _respond(
     gate: Gate, request: Request, body: _Common, asked: list[Asked], shapes: ChatShapes
 ) -> Response:
     gate.enter(len(asked))
-    streamed = _Streamed(gate, body, asked, shapes) if body.stream else None
-    if streamed is not None:
-        return StreamingResponse(streamed.lines(), media_type="text/event-stream")
+    if body.stream:
+        return _EventStream(_Streamed(gate, body, asked, shapes))
     try:
         calls = [_call(gate, None, one) for one in asked]
         work = [
@@ -304,7 +303,21 @@ class _Streamed:
                 call.gone.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(asyncio.gather(*work, return_exceptions=True))
-            self.gate.leave(len(self.asked))
+
+
+class _EventStream(StreamingResponse):
+    """Gives the room back whatever happens, also where the client left before the first event."""
+
+    def __init__(self, streamed: _Streamed) -> None:
+        super().__init__(streamed.lines(), media_type="text/event-stream")
+        self._streamed = streamed
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streamed.gate.leave(len(self._streamed.asked))
 
 
 def _soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], item: Any) -> None:
