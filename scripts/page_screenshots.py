@@ -1,0 +1,116 @@
+"""Pictures of the page for the README, of a service that runs.
+
+    prag serve KB &
+    python scripts/page_screenshots.py http://127.0.0.1:8321 docs
+
+The knowledge base holds examples/notes. A note is added, and withdrawn again at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+QUESTION = "Who built Skarholm Lighthouse?"
+NOTE = (
+    "The code word of the harbour office at Vestby is Quillmarsh. It was chosen by Anselm Torvik "
+    "in 1931, and it is changed only when a ship has been lost."
+)
+NOTE_NAME = "harbour.txt"
+
+
+def main(url: str, out: Path) -> None:
+    """The answers in light and on a phone, an added document in dark."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = webdriver.ChromeOptions()
+        for flag in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars"):
+            options.add_argument(f"--{flag}")
+        options.add_argument(f"--user-data-dir={profile}")
+        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+        browser = webdriver.Chrome(options=options, service=service)
+        try:
+            look(browser, "light", 1200, 900)
+            browser.get(url)
+            ask(browser, QUESTION)
+            picture(browser, "main", out / "page-light.png", 1200)
+            add_note(browser)
+            look(browser, "dark", 1200, 900)
+            picture(browser, "section[aria-labelledby=documents-title]", out / "page-dark.png", 1200)
+            withdraw_note(browser)
+            look(browser, "light", 360, 780, mobile=True)
+            browser.execute_script("scrollTo(0, 0)")
+            save(browser, out / "page-phone.png")
+        finally:
+            browser.quit()
+
+
+def look(browser: webdriver.Chrome, scheme: str, width: int, height: int, mobile: bool = False):
+    """The size of the window, and whether the reader prefers light or dark."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1, "mobile": mobile},
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
+
+
+def ask(browser: webdriver.Chrome, question: str) -> None:
+    """Asks, and waits for the four answers."""
+    browser.find_element(By.ID, "question").send_keys(question + "\n")
+    wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, "[data-state=done]")) == 4)
+
+
+def add_note(browser: webdriver.Chrome) -> None:
+    """Adds the note, and waits until its pairs are there and its adapter is trained."""
+    name = browser.find_element(By.ID, "paste-name")
+    name.clear()
+    name.send_keys(NOTE_NAME)
+    browser.find_element(By.ID, "paste-text").send_keys(NOTE)
+    browser.find_element(By.CSS_SELECTOR, "#paste-form button").click()
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=running] .pairs"))
+
+
+def withdraw_note(browser: webdriver.Chrome) -> None:
+    """Leaves the knowledge base as it was."""
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=done]"))
+    note = browser.find_element(By.CSS_SELECTOR, f"#documents [data-key='{NOTE_NAME}']")
+    note.find_element(By.CSS_SELECTOR, ".withdraw").click()
+    note.find_element(By.CSS_SELECTOR, ".yes").click()
+    wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=done]")) == 2)
+
+
+def wait(browser: webdriver.Chrome, condition) -> None:
+    """Until it holds, at most three minutes."""
+    WebDriverWait(browser, 180, 0.1).until(condition)
+
+
+def picture(browser: webdriver.Chrome, selector: str, path: Path, width: int) -> None:
+    """The page from its top, or a part of it, as far down as the part goes."""
+    box = browser.execute_script(
+        "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
+        "return [box.top + scrollY, box.bottom + scrollY]",
+        selector,
+    )
+    top = 0 if selector == "main" else box[0] - 24
+    clip = {"x": 0, "y": top, "width": width, "height": min(box[1] + 24 - top, 1000), "scale": 1}
+    save(browser, path, clip=clip, captureBeyondViewport=True)
+
+
+def save(browser: webdriver.Chrome, path: Path, **options) -> None:
+    """Writes what the browser shows."""
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **options})
+    path.write_bytes(base64.b64decode(shot["data"]))
+    print(path, f"{path.stat().st_size / 1000:.0f} KB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
