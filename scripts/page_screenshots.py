@@ -45,7 +45,10 @@ def main(url: str, out: Path) -> None:
             picture(browser, "section[aria-labelledby=documents-title]", out / "page-dark.png", 1200)
             withdraw_note(browser)
             look(browser, "light", 360, 780, mobile=True)
-            browser.execute_script("scrollTo(0, 0)")
+            browser.execute_script(
+                "document.activeElement.blur(); dismiss.click();"
+                "document.getElementById('ask-title').scrollIntoView()"
+            )
             save(browser, out / "page-phone.png")
         finally:
             browser.quit()
@@ -75,17 +78,24 @@ def add_note(browser: webdriver.Chrome) -> None:
     name.clear()
     name.send_keys(NOTE_NAME)
     browser.find_element(By.ID, "paste-text").send_keys(NOTE)
-    browser.find_element(By.CSS_SELECTOR, "#paste-form button").click()
+    press(browser, "#paste-form button")
     wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=running] .pairs"))
 
 
 def withdraw_note(browser: webdriver.Chrome) -> None:
     """Leaves the knowledge base as it was."""
     wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=done]"))
-    note = browser.find_element(By.CSS_SELECTOR, f"#documents [data-key='{NOTE_NAME}']")
-    note.find_element(By.CSS_SELECTOR, ".withdraw").click()
-    note.find_element(By.CSS_SELECTOR, ".yes").click()
+    note = f"#documents [data-key='{NOTE_NAME}']"
+    press(browser, f"{note} .withdraw")
+    press(browser, f"{note} .yes")
     wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=done]")) == 2)
+
+
+def press(browser: webdriver.Chrome, selector: str) -> None:
+    """Clicks a button, away from the line of messages at the bottom of the window."""
+    button = browser.find_element(By.CSS_SELECTOR, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
 
 
 def wait(browser: webdriver.Chrome, condition) -> None:

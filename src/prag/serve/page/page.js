@@ -248,7 +248,7 @@ async function answer(method, question, prag, signal) {
   const short = about.answer.trim();
   setCard(card, "done", short || "No answer.");
   card.whole.textContent = `In full: ${text.trim()}`;
-  card.whole.hidden = text.trim() === "" || text.trim() === short;
+  card.whole.hidden = normalised(text) === normalised(short);
   card.notes.textContent = about.notes?.join(" ") ?? "";
   card.notes.hidden = !card.notes.textContent;
   return about;
@@ -304,8 +304,8 @@ const normalised = (text) =>
 /** Says in words which answers are the same. */
 function compare(answers) {
   const groups = new Map();
-  for (const [method, about] of answers) {
-    const said = normalised(about.answer);
+  for (const [method] of METHODS) {
+    const said = normalised(answers.get(method)?.answer ?? "");
     if (said) groups.set(said, [...(groups.get(said) ?? []), method]);
   }
   for (const methods of groups.values())
