@@ -24,6 +24,7 @@ NOTE = (
     "in 1931, and it is changed only when a ship has been lost."
 )
 NOTE_NAME = "harbour.txt"
+DOCUMENTS = "section[aria-labelledby=documents-title]"
 
 
 def main(url: str, out: Path) -> None:
@@ -42,7 +43,7 @@ def main(url: str, out: Path) -> None:
             picture(browser, "main", out / "page-light.png", 1200)
             add_note(browser)
             look(browser, "dark", 1200, 900)
-            picture(browser, "section[aria-labelledby=documents-title]", out / "page-dark.png", 1200)
+            picture(browser, DOCUMENTS, out / "page-dark.png", 1200)
             withdraw_note(browser)
             look(browser, "light", 360, 780, mobile=True)
             browser.execute_script(
@@ -56,14 +57,11 @@ def main(url: str, out: Path) -> None:
 
 def look(browser: webdriver.Chrome, scheme: str, width: int, height: int, mobile: bool = False):
     """The size of the window, and whether the reader prefers light or dark."""
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1, "mobile": mobile},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
+    dense = 2 if mobile else 1
+    size = {"width": width, "height": height, "deviceScaleFactor": dense, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
 def ask(browser: webdriver.Chrome, question: str) -> None:
