@@ -214,14 +214,14 @@ class Page:
     def text(self, selector):
         return self.one(selector).get_attribute("textContent")
 
-    def until(self, condition, what, seconds=180):
+    def until(self, condition, what, seconds=120):
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, f"not within {seconds} s: {what}\n{self.text('body')}"
             time.sleep(0.1)
         return found
 
-    def wait(self, selector, seconds=180):
+    def wait(self, selector, seconds=120):
         return self.until(lambda: self.all(selector), selector, seconds)[0]
 
     def press(self, selector):
@@ -295,7 +295,7 @@ class TestPage:
         page.until(lambda: page.text("#error"), "the service's word on it")
         page.wait("#key-form:not([hidden])")
         page.type("#key", KEY + "\n")
-        page.until(lambda: "4 documents" in page.text("#library-note"), "the library is read")
+        page.until(lambda: "documents." in page.text("#library-note"), "the library is read")
         assert not page.one("#key-form").is_displayed()
         assert page.script("return localStorage.length") == 0
         browser.get_log("browser")  # the refusals, which the browser notes as errors
@@ -393,8 +393,8 @@ class TestPage:
         assert page.all(f"#documents [data-key='{name}']")
 
     def test_a_file_is_chosen_and_its_html_does_not_run(self, page, tmp_path):
-        (tmp_path / "compass <b>bold</b>.txt").write_text(HOSTILE, encoding="utf-8")
-        page.one("#files").send_keys(str(tmp_path / "compass <b>bold</b>.txt"))
+        (tmp_path / "compass <b>.txt").write_text(HOSTILE, encoding="utf-8")
+        page.one("#files").send_keys(str(tmp_path / "compass <b>.txt"))
         page.wait("#jobs [data-job]")
         page.built()
         page.ask("Who made the brass compass of Captain Hvid?")
@@ -403,7 +403,7 @@ class TestPage:
             assert not page.all(f"{where} img, {where} script, {where} b")
         time.sleep(0.5)
         assert page.script("return typeof window.hacked") == "undefined"
-        page.withdraw("compass <b>bold</b>.txt")
+        page.withdraw("compass <b>.txt")
 
     def test_a_file_is_dropped(self, page):
         page.script(
@@ -459,10 +459,15 @@ class TestPage:
             ("textbox", "Question"),
             ("checkbox", "Use this passage: Skarholm Lighthouse"),
         ):
-            assert any(r == role and (not name or n == name) for r, n in told), (role, name)
+            assert any(r == role and (not name or n == name) for r, n in told), (
+                role,
+                name,
+                [n for r, n in told if r == role],
+            )
         ids = page.script("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
 
     def test_nobody_else_was_asked(self, service, requests):
-        hosts = {urlsplit(url).netloc for url in requests if not url.startswith("data:")}
+        own = ("data", "chrome")  # its empty first page
+        hosts = {urlsplit(url).netloc for url in requests if urlsplit(url).scheme not in own}
         assert hosts == {urlsplit(service).netloc}
