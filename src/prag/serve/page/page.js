@@ -3,14 +3,19 @@
 
 const METHODS = [
   ["closed-book", "Closed-book", "The model alone, without any passage."],
-  ["in-context", "In-context", "The text of the passages in the prompt, as is usual."],
-  ["parametric", "Parametric", "The adapters of the passages in the weights, no text in the prompt."],
+  ["in-context", "In-context", "The passages’ text in the prompt, as is usual."],
+  ["parametric", "Parametric", "The passages’ adapters in the weights, no text in the prompt."],
   ["combined", "Combined", "Both: adapters in the weights and text in the prompt."],
 ];
 const STAGES = {
-  augment: "writing question-answer pairs",
-  encode: "training adapters",
-  index: "putting it into the search index",
+  // what is done, and what is counted
+  wait: ["waiting for another process that writes to the library", ""],
+  augment: ["writing question-answer pairs", "passages"],
+  read: ["reading the texts that adapters are to leave alone", "texts"],
+  check: ["checking the adapters that are there", "adapters"],
+  encode: ["training adapters", "tokens"],
+  store: ["storing adapters", "adapters"],
+  index: ["putting it into the search index", "passages"],
 };
 const LISTED = 50; // documents shown at once: a library may have millions
 
@@ -27,6 +32,24 @@ function el(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
+}
+
+const paragraph = (className, ...children) => el("p", { className }, ...children);
+
+function button(label, onClick, className = "") {
+  const made = el("button", { type: "button", className }, ...[label].flat());
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+/** Text for screen readers: what a button is about, where the eye sees it beside it. */
+const hidden = (text) => el("span", { className: "visually-hidden" }, text);
+
+/** Brings a part of the page into sight, and puts the focus where the reader goes on. */
+function goTo(part, focused = byId(part)) {
+  byId(part).scrollIntoView({ block: "start" });
+  if (focused.tabIndex < 0) focused.tabIndex = -1; // a heading, where a button has gone
+  focused.focus({ preventScroll: true });
 }
 
 /** Makes `list` show `items`, keeping the elements that are there: focus and open parts stay. */
@@ -168,7 +191,7 @@ async function* events(response) {
 
 // Answers
 
-const cards = new Map(METHODS.map(([method, name, what]) => [method, makeCard(method, name, what)]));
+const cards = new Map(METHODS.map(([method, ...about]) => [method, makeCard(method, ...about)]));
 
 function makeCard(method, name, what) {
   const figure = (label) => {
@@ -249,7 +272,7 @@ async function answer(method, question, prag, signal) {
   setCard(card, "done", short || "No answer.");
   card.whole.textContent = `In full: ${text.trim()}`;
   card.whole.hidden = normalised(text) === normalised(short);
-  card.notes.textContent = about.notes?.join(" ") ?? "";
+  card.notes.textContent = (about.notes ?? []).map((note) => `${capital(note)}.`).join(" ");
   card.notes.hidden = !card.notes.textContent;
   return about;
 }
@@ -368,27 +391,29 @@ function makePassage(passage) {
     use.closest("li").classList.toggle("off", !use.checked);
     offerAgain();
   });
+  const title = passage.title || "Without a title";
   return el(
     "li",
     { className: use.checked ? "" : "off" },
-    el("div", { className: "title" }, el("h3", {}, passage.title || "Without a title"), el("span", { className: "fine score" })),
-    el("p", { className: "text" }, passage.text),
-    el("p", { className: "fine from" }, `From ${joined(passage.documents)}`),
-    el("p", { className: "fine adapter" }),
-    el("label", { className: "use" }, use, el("span", {}, "Use this passage", el("span", { className: "visually-hidden" }, `: ${passage.title}`))),
+    el("div", { className: "title" }, el("h3", {}, title), el("span", { className: "fine score" })),
+    paragraph("text", passage.text),
+    paragraph("fine", `From ${joined(passage.documents)}`),
+    paragraph("fine adapter"),
+    el("label", { className: "use" }, use, el("span", {}, "Use this passage ", hidden(title))),
   );
 }
 
 function updatePassage(item, passage) {
   // An answer that used the text alone names no adapter: the one that the search named stays.
   item.passage = { ...passage, adapter: passage.adapter ?? item.passage?.adapter };
-  item.querySelector(".score").textContent = passage.on ? `score ${passage.score.toFixed(2)}` : "switched off";
+  const score = passage.on ? `score ${passage.score.toFixed(2)}` : "switched off";
+  item.querySelector(".score").textContent = score;
   item.querySelector(".adapter").replaceChildren(...adapterName(item.passage.adapter));
 }
 
 /** The three parts of a key, shortened: passage, base model and recipe. */
-function adapterName(key) {
-  if (!key) return ["No adapter"];
+function adapterName(key, none = "No adapter") {
+  if (!key) return [none];
   const short = key.split("-").map((part) => part.slice(0, 6)).join("-");
   return ["Adapter ", el("code", { title: key, ariaLabel: key }, short)];
 }
@@ -407,8 +432,9 @@ function offerAgain() {
 }
 
 byId("ask-again").addEventListener("click", () => {
-  byId("answers-title").scrollIntoView({ block: "start" });
-  ask(asked.question, passagesOff());
+  const off = passagesOff();
+  goTo("answers-title");
+  ask(asked.question, off);
 });
 
 // Documents
@@ -419,6 +445,7 @@ const documentPath = (name) => `documents/${encodeURIComponent(name)}`;
 function documentView(name, open = false) {
   const content = el("div", { className: "content" });
   const view = el("details", { open }, el("summary", {}, name), content);
+  const note = (text) => paragraph("muted", text);
   let shown = "";
   view.refresh = async () => {
     if (!view.open) return;
@@ -427,51 +454,52 @@ function documentView(name, open = false) {
       const now = JSON.stringify(answer);
       if (now === shown) return; // what is the same stays, with its open parts
       shown = now;
-      content.replaceChildren(
-        ...(answer.passages.length
-          ? answer.passages.map(passageView)
-          : [el("p", { className: "muted" }, "No passages yet.")]),
-      );
+      const passages = answer.passages.map((passage) => passageView(passage, answer.state));
+      content.replaceChildren(...(passages.length ? passages : [note("No passages yet.")]));
     } catch (error) {
       if (error.status !== 404) complain(error);
-      else if (!shown) content.replaceChildren(el("p", { className: "muted" }, "Not read yet."));
+      else if (!shown) content.replaceChildren(note("Not read yet."));
     }
   };
   view.addEventListener("toggle", view.refresh);
   return view;
 }
 
-function passageView(passage) {
-  const box = el(
+function passageView(passage, state) {
+  const none = state === "adding" ? "No adapter yet" : "No adapter";
+  return el(
     "div",
     { className: "passage" },
     el("h4", {}, passage.title || "Without a title"),
     el("p", {}, passage.text),
-    el("p", { className: "fine" }, ...adapterName(passage.adapter)),
+    paragraph("fine", ...adapterName(passage.adapter, none)),
+    ...augmentationView(passage.augmentation),
   );
-  const made = passage.augmentation;
-  if (made === null || made === undefined) {
-    box.append(el("p", { className: "muted" }, "Not augmented yet."));
-    return box;
-  }
-  if (made.rewrites.length)
-    box.append(
-      el("h4", {}, plural(made.rewrites.length, "rewrite")),
-      ...made.rewrites.map((text) => el("p", { className: "rewrite" }, text)),
-    );
-  const pairs = made.pairs.map(({ question, answer }) => el("div", {}, el("dt", {}, question), el("dd", {}, answer)));
-  box.append(
+}
+
+/** What a passage is trained on: rewrites, pairs, and what was rejected, with the reasons. */
+function augmentationView(made) {
+  if (!made) return [paragraph("muted", "Not augmented yet.")];
+  const { rewrites, pairs, rejects, origin } = made;
+  const pair = ({ question, answer }) =>
+    el("div", {}, el("dt", {}, question), el("dd", {}, answer));
+  const reject = ({ text, reason }) =>
+    el("li", {}, `${text} `, el("span", { className: "muted" }, `(${reason})`));
+  return [
+    rewrites.length ? el("h4", {}, plural(rewrites.length, "rewrite")) : null,
+    ...rewrites.map((text) => el("p", {}, text)),
     el("h4", {}, plural(pairs.length, "question-answer pair")),
-    el("dl", { className: "pairs" }, ...pairs),
-  );
-  if (made.rejects.length) {
-    const rejects = made.rejects.map(({ text, reason }) => el("li", {}, text, " ", el("span", { className: "muted" }, `(${reason})`)));
-    box.append(
-      el("details", { className: "rejects" }, el("summary", {}, `${made.rejects.length} rejected`), el("ul", {}, ...rejects)),
-    );
-  } else box.append(el("p", { className: "fine" }, "None rejected."));
-  box.append(el("p", { className: "fine" }, `Written by ${made.origin}`));
-  return box;
+    el("dl", { className: "pairs" }, ...pairs.map(pair)),
+    rejects.length
+      ? el(
+          "details",
+          { className: "rejects" },
+          el("summary", {}, `${rejects.length} rejected`),
+          el("ul", {}, ...rejects.map(reject)),
+        )
+      : paragraph("fine", "None rejected."),
+    paragraph("fine", `Origin: ${origin}`),
+  ];
 }
 
 let library = [];
@@ -490,86 +518,93 @@ function showLibrary() {
   const fitting = library.filter(({ name }) => name.toLowerCase().includes(part));
   const shown = fitting.slice(0, LISTED);
   byId("find-row").hidden = library.length <= 10;
-  byId("library-note").textContent =
-    library.length === 0
-      ? "No documents yet."
-      : `${plural(library.length, "document")}${part ? `, ${fitting.length} with this in their name` : ""}` +
-        `${fitting.length > shown.length ? `; the first ${shown.length} are shown` : ""}.`;
+  byId("library-note").textContent = libraryNote(fitting.length, shown.length, part);
   reconcile(byId("documents"), shown, ({ name }) => name, makeDocument, (item, about) => {
-    const adding = about.state !== "ready";
     item.querySelector(".state").textContent =
-      plural(about.passages, "passage") + (adding ? ", being added" : "");
+      plural(about.passages, "passage") + (about.state === "adding" ? ", being added" : "");
   });
 }
 
+function libraryNote(fitting, shown, part) {
+  if (library.length === 0) return "No documents yet.";
+  const found = part ? `, ${fitting.toLocaleString("en-GB")} with this in their name` : "";
+  const cut = fitting > shown ? `; the first ${shown} are shown` : "";
+  return `${plural(library.length, "document")}${found}${cut}.`;
+}
+
 function makeDocument({ name }) {
-  const withdraw = el("button", { type: "button", className: "withdraw" }, "Withdraw", el("span", { className: "visually-hidden" }, ` ${name}`));
-  const line = el("div", { className: "line" }, documentView(name), el("span", { className: "fine state" }), withdraw);
-  withdraw.addEventListener("click", () => confirmWithdrawal(name, line, withdraw));
+  const line = el("div", { className: "line" });
+  const ask = (event) => confirmWithdrawal(name, line, event.currentTarget);
+  const withdraw = button(["Withdraw ", hidden(name)], ask, "withdraw");
+  line.append(documentView(name), el("span", { className: "fine state" }), withdraw);
   return el("li", {}, line);
 }
 
 /** Asks in the page whether a document is to go; Escape keeps it. */
 function confirmWithdrawal(name, line, withdraw) {
-  const yes = el("button", { type: "button", className: "yes" }, "Withdraw it");
-  const no = el("button", { type: "button" }, "Keep it");
-  const box = el("div", { className: "confirm" }, el("span", {}, `Withdraw ${name}? Its passages and their adapters are deleted.`), yes, no);
-  box.setAttribute("role", "group");
   const keep = () => {
     box.remove();
     withdraw.disabled = false;
     withdraw.focus();
   };
-  no.addEventListener("click", keep);
-  box.addEventListener("keydown", (event) => event.key === "Escape" && keep());
-  yes.addEventListener("click", async () => {
+  const go = async () => {
     yes.disabled = no.disabled = true;
     try {
       const job = await json(documentPath(name), { method: "DELETE" });
-      byId("library-title").tabIndex = -1;
-      byId("library-title").focus({ preventScroll: true }); // the button goes with its document
-      say(`${name} is withdrawn: no answer rests on it any more.`, ...askOnce());
+      say(`${name} is withdrawn: no answer rests on it any more.`, ...askLast());
       await readLibrary();
-      watch(job.job ?? job);
+      goTo("library-title"); // the button has gone with its document
+      watch(job);
     } catch (error) {
       keep();
       complain(error);
     }
-  });
+  };
+  const yes = button("Withdraw it", go, "yes");
+  const no = button("Keep it", keep);
+  const question = `Withdraw ${name}? Its passages and their adapters are deleted.`;
+  const box = el("div", { className: "confirm", role: "group" }, el("span", {}, question), yes, no);
+  box.addEventListener("keydown", (event) => event.key === "Escape" && keep());
   withdraw.disabled = true;
   line.append(box);
   yes.focus();
 }
 
 /** A button that asks the last question again, if there is one. */
-function askOnce() {
+function askLast() {
   if (asked === null) return [];
   const { question } = asked;
-  const again = el("button", { type: "button", id: "ask-last" }, `Ask again: ${question}`);
-  again.addEventListener("click", () => {
-    byId("ask-title").scrollIntoView({ block: "start" });
+  const again = () => {
     byId("question").value = question;
-    byId("question").focus({ preventScroll: true });
+    goTo("ask-title", byId("question"));
     ask(question);
-  });
-  return [again];
+  };
+  return [button(`Ask again: ${question}`, again, "ask-last")];
 }
 
 async function addDocuments(body) {
   try {
     say("Sending …");
-    const response = body instanceof FormData
-      ? await call("documents", { method: "POST", body })
-      : await post("documents", body);
-    const answer = await response.json();
+    const files = body instanceof FormData;
+    const sent = files ? call("documents", { method: "POST", body }) : post("documents", body);
+    const job = await (await sent).json();
     say("Accepted.");
-    watch(answer.job ?? answer, true);
+    watch(job, true);
     await readLibrary();
     return true;
   } catch (error) {
     complain(error);
     return false;
   }
+}
+
+/** A name that no document has: one that is added under a known name replaces the document. */
+function freshName() {
+  const known = new Set(library.map(({ name }) => name));
+  let n = 1;
+  const name = () => (n === 1 ? "note.txt" : `note-${n}.txt`);
+  while (known.has(name())) n += 1;
+  return name();
 }
 
 function addFiles(files) {
@@ -587,7 +622,9 @@ byId("paste-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = byId("paste-name").value.trim();
   const added = await addDocuments({ documents: [{ name, text: byId("paste-text").value }] });
-  if (added) byId("paste-text").value = "";
+  if (!added) return;
+  byId("paste-text").value = "";
+  byId("paste-name").value = freshName();
 });
 byId("paste-text").addEventListener("paste", (event) => {
   if (event.clipboardData.files.length === 0) return; // text goes into the field by itself
@@ -596,7 +633,7 @@ byId("paste-text").addEventListener("paste", (event) => {
 });
 byId("find").addEventListener("input", showLibrary);
 
-// A file dropped beside a small zone would make the browser leave the page, so all of it takes them.
+// Beside a small zone a dropped file would make the browser leave the page: all of it takes them.
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   byId("drop").classList.add("over");
@@ -631,7 +668,8 @@ async function watch(job, open = false) {
       job = await json(`jobs/${encodeURIComponent(job.id)}`);
       missed = 0;
     } catch (error) {
-      if (error.status && error.status < 500 && error.status !== 429) return complain(error);
+      const passing = !error.status || error.status >= 500 || error.status === 429;
+      if (!passing) return complain(error);
       if (++missed === 3) complain(error); // a service that is started again goes on
     }
   }
@@ -644,33 +682,24 @@ async function watch(job, open = false) {
 
 function makeJob(job, open) {
   const adding = job.kind === "add";
-  const title = adding ? "Adding" : "Withdrawing";
-  const stage = el("p", { className: "fine stage" });
-  const bar = el("progress", { max: 1 });
-  bar.setAttribute("aria-label", `${title} ${joined(job.documents)}`);
-  const views = adding ? job.documents.slice(0, LISTED).map((name) => documentView(name, open && job.documents.length === 1)) : [];
-  const remove = el("button", { type: "button", hidden: true }, "Put away");
-  const about = el("button", { type: "button", hidden: true, className: "ask-about" }, "Ask about it");
-  const item = el(
-    "li",
-    {},
-    el("div", { className: "line" }, el("strong", {}, `${title} ${job.documents.length > 3 ? plural(job.documents.length, "document") : joined(job.documents)}`), el("span", { className: "buttons" }, about, remove)),
-    stage,
-    bar,
-    ...views,
-  );
-  item.dataset.job = job.id;
-  about.addEventListener("click", () => {
-    byId("ask-title").scrollIntoView({ block: "start" });
-    byId("question").select();
-    byId("question").focus({ preventScroll: true });
-  });
-  remove.addEventListener("click", () => {
+  const many = job.documents.length > 3;
+  const what = many ? plural(job.documents.length, "document") : joined(job.documents);
+  const title = `${adding ? "Adding" : "Withdrawing"} ${what}`;
+  const stage = paragraph("fine stage");
+  const bar = el("progress", { max: 1, ariaLabel: title });
+  const about = button("Ask about it", () => goTo("ask-title", byId("question")), "ask-about");
+  const remove = button(["Put away ", hidden(title)], () => {
     item.remove();
     byId("jobs-title").hidden = byId("jobs").children.length === 0;
-    byId("documents-title").tabIndex = -1;
-    byId("documents-title").focus({ preventScroll: true });
+    goTo("documents-title");
   });
+  const views = adding
+    ? job.documents.slice(0, LISTED).map((name) => documentView(name, open && !many))
+    : [];
+  const buttons = el("span", { className: "buttons" }, about, remove);
+  const head = el("div", { className: "line" }, el("strong", {}, title), buttons);
+  const item = el("li", {}, head, stage, bar, ...views);
+  item.dataset.job = job.id;
   const update = (now) => {
     item.dataset.state = now.state;
     stage.textContent = stageOf(now);
@@ -689,8 +718,10 @@ function stageOf(job) {
   if (job.state === "done")
     return job.kind === "add" ? "Done: it can be asked about." : "Done: its adapters are deleted.";
   if (job.state === "waiting") return "Waiting for its turn.";
-  const what = STAGES[job.stage] ?? (job.kind === "add" ? "reading" : "deleting adapters");
-  return `${capital(what)}${job.total ? `, ${job.done} of ${job.total}` : ""}.`;
+  const begun = job.kind === "add" ? "reading" : "deleting its adapters";
+  const [what, unit] = STAGES[job.stage] ?? [begun, ""];
+  const [done, total] = [job.done, job.total].map((n) => n.toLocaleString("en-GB"));
+  return capital(job.total ? `${what}: ${done} of ${total} ${unit}` : `${what} …`);
 }
 
 // The beginning
@@ -713,6 +744,7 @@ async function untilReady() {
 async function begin() {
   untilReady();
   await readLibrary();
+  byId("paste-name").value = freshName();
   try {
     const { jobs } = await json("jobs");
     for (const job of jobs) if (!ended(job)) watch(job);
