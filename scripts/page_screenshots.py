@@ -24,7 +24,9 @@ NOTE = (
     "in 1931, and it is changed only when a ship has been lost."
 )
 NOTE_NAME = "harbour.txt"
+PASSAGES = "section[aria-labelledby=passages-title]"
 DOCUMENTS = "section[aria-labelledby=documents-title]"
+WIDTH = 1200
 
 
 def main(url: str, out: Path) -> None:
@@ -37,17 +39,18 @@ def main(url: str, out: Path) -> None:
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         browser = webdriver.Chrome(options=options, service=service)
         try:
-            look(browser, "light", 1200, 900)
+            look(browser, "light", WIDTH, 900)
             browser.get(url)
             ask(browser, QUESTION)
-            picture(browser, "main", out / "page-light.png", 1200)
+            ask(browser, QUESTION)  # the first one also warmed up the service
+            picture(browser, PASSAGES, out / "page-light.png", from_top=True)
             add_note(browser)
-            look(browser, "dark", 1200, 900)
-            picture(browser, DOCUMENTS, out / "page-dark.png", 1200)
+            look(browser, "dark", WIDTH, 900)
+            picture(browser, DOCUMENTS, out / "page-dark.png")
             withdraw_note(browser)
             look(browser, "light", 360, 780, mobile=True)
             browser.execute_script(
-                "document.activeElement.blur(); dismiss.click();"
+                "document.getElementById('dismiss').click(); document.activeElement.blur();"
                 "document.getElementById('ask-title').scrollIntoView()"
             )
             save(browser, out / "page-phone.png")
@@ -66,7 +69,9 @@ def look(browser: webdriver.Chrome, scheme: str, width: int, height: int, mobile
 
 def ask(browser: webdriver.Chrome, question: str) -> None:
     """Asks, and waits for the four answers."""
-    browser.find_element(By.ID, "question").send_keys(question + "\n")
+    field = browser.find_element(By.ID, "question")
+    field.clear()
+    field.send_keys(question + "\n")
     wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, "[data-state=done]")) == 4)
 
 
@@ -101,15 +106,16 @@ def wait(browser: webdriver.Chrome, condition) -> None:
     WebDriverWait(browser, 180, 0.1).until(condition)
 
 
-def picture(browser: webdriver.Chrome, selector: str, path: Path, width: int) -> None:
-    """The page from its top, or a part of it, as far down as the part goes."""
-    box = browser.execute_script(
+def picture(browser: webdriver.Chrome, selector: str, path: Path, from_top: bool = False) -> None:
+    """A part of the page, or the page from its top to the end of the part."""
+    top, bottom = browser.execute_script(
+        "document.activeElement.blur();"
         "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
         "return [box.top + scrollY, box.bottom + scrollY]",
         selector,
     )
-    top = 0 if selector == "main" else box[0] - 24
-    clip = {"x": 0, "y": top, "width": width, "height": min(box[1] + 24 - top, 1000), "scale": 1}
+    top = 0 if from_top else top - 24
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": bottom + 24 - top, "scale": 1}
     save(browser, path, clip=clip, captureBeyondViewport=True)
 
 

@@ -145,7 +145,7 @@ async function call(path, options = {}) {
     if (response.status !== 401) throw error;
     // Another call may have brought a key while this one was under way.
     if (key === sessionStorage.getItem("prag-key")) {
-      complain(error);
+      if (key) complain(error); // it is a wrong one
       await Promise.race([askForKey(), stopped(options.signal)]);
       say("");
     }
