@@ -76,13 +76,22 @@ def ask(browser: webdriver.Chrome, question: str) -> None:
 
 
 def add_note(browser: webdriver.Chrome) -> None:
-    """Adds the note, and waits until its pairs are there and its adapter is trained."""
+    """Adds the note, and waits until its pairs are there and its adapter is being trained."""
     name = browser.find_element(By.ID, "paste-name")
     name.clear()
     name.send_keys(NOTE_NAME)
     browser.find_element(By.ID, "paste-text").send_keys(NOTE)
     press(browser, "#paste-form button")
-    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#jobs [data-state=running] .pairs"))
+    job = "return [...document.querySelectorAll('#jobs > li:has(.pairs)')].map((job) => "
+    job += "[job.dataset.state, job.querySelector('.stage').textContent, "
+    job += "job.querySelector('progress').value])"
+    wait(browser, lambda b: any(training(*shown) for shown in b.execute_script(job)))
+    press(browser, "#dismiss")
+
+
+def training(state: str, stage: str, share: float) -> bool:
+    """Whether a picture shows an adapter half trained; or it is too late for one."""
+    return state == "done" or ("Training" in stage and share > 0.1)
 
 
 def withdraw_note(browser: webdriver.Chrome) -> None:

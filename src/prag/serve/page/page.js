@@ -520,8 +520,8 @@ function showLibrary() {
   byId("find-row").hidden = library.length <= 10;
   byId("library-note").textContent = libraryNote(fitting.length, shown.length, part);
   reconcile(byId("documents"), shown, ({ name }) => name, makeDocument, (item, about) => {
-    item.querySelector(".state").textContent =
-      plural(about.passages, "passage") + (about.state === "adding" ? ", being added" : "");
+    const state = about.state === "adding" ? "being added" : plural(about.passages, "passage");
+    item.querySelector(".state").textContent = state;
   });
 }
 
