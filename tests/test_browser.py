@@ -347,6 +347,8 @@ class TestPage:
         assert page.passages()["Skarholm Lighthouse"] is False
         assert "switched off" in page.text("#passages")
         assert not page.one("#ask-again").is_enabled(), "nothing has changed since"
+        page.ask(QUESTION)
+        assert all(page.passages().values()), "a new question is asked with all of them"
 
     def test_stopped(self, page):
         page.type("#question", QUESTION)

@@ -291,7 +291,10 @@ async function ask(question, off = []) {
   const topK = Number(byId("top-k").value);
   const prag = { top_k: topK };
   if (off.length) prag.filter = { without_passages: off.map((passage) => passage.id) };
-  else findPassages(question, topK, mine.signal);
+  else {
+    byId("passages").replaceChildren(); // a new question: what it finds is switched on
+    findPassages(question, topK, mine.signal);
+  }
 
   const answers = new Map();
   const tries = METHODS.map(async ([method]) => {
