@@ -63,7 +63,8 @@ class Trace:
 
     Args:
         probabilities: of each new token when it was chosen, without temperature.
-        entropies: in nats, of the distribution that each new token was chosen from.
+        entropies: in nats, of the distribution that each new token was chosen from; nothing from an
+            engine that tells of the chosen tokens alone.
         attention: [n, T + n] or None: row i is what new token i, as a query, pays to each position
             up to itself in the last layer, averaged over its heads. A last token that nothing was
             made after was never a query: its row is zero.
@@ -133,14 +134,7 @@ class TransformersEngine:
         Raises:
             PragError: the prompt is empty, or it and its answer do not fit the model's context.
         """
-        if not request.ids:
-            raise PragError("a prompt without tokens cannot be continued")
-        new = request.max_new_tokens or config.max_new_tokens
-        if len(request.ids) + new > self.base.context:
-            raise PragError(
-                f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
-                f"context of {self.base.context}: give fewer passages (top-k) or shorter ones"
-            )
+        check_length(request, config, self.base.context)
 
     def generate(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         """Continue each prompt. Prompts of like length share a batch, whatever their adapters.
@@ -228,7 +222,7 @@ class TransformersEngine:
         first = (stop.first_token_at - began) / rows
         made = []
         for b, row in enumerate(out.sequences[:, T:].tolist()):
-            new, ended = _cut(row[: stop.length[b]], end_ids(base))
+            new, ended = cut(row[: stop.length[b]], end_ids(base))
             trace: Trace | None = None
             pieces: tuple[str, ...] = ()
             if watch != "nothing":
@@ -245,6 +239,22 @@ class TransformersEngine:
             text = base.tokenizer.decode(new, skip_special_tokens=True)
             made.append(Generated(text, tuple(new), seconds, first, ended, trace, pieces))
         return made
+
+
+def check_length(request: Request, config: GenerateConfig, context: int) -> None:
+    """Refuse a prompt that, with its answer, does not fit a context of so many tokens.
+
+    Raises:
+        PragError: it does not fit, or is empty.
+    """
+    if not request.ids:
+        raise PragError("a prompt without tokens cannot be continued")
+    new = request.max_new_tokens or config.max_new_tokens
+    if len(request.ids) + new > context:
+        raise PragError(
+            f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
+            f"context of {context}: give fewer passages (top-k) or shorter ones"
+        )
 
 
 class _Stop:
@@ -273,7 +283,7 @@ class _Stop:
         return torch.tensor(stopped, device=ids.device)  # [B]
 
 
-def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
+def cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
     """The new tokens before the first end token, and whether there was one."""
     for at, token in enumerate(row):
         if token in ends:
