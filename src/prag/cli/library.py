@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -17,6 +18,8 @@ from prag.records import Answer, PragError
 
 if TYPE_CHECKING:
     from prag import KnowledgeBase
+    from prag.generate import Engine
+    from prag.model import BaseModel
 
 
 @app.command()
@@ -181,13 +184,33 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="What generates: transformers, here, or vllm, a server.")
+    ] = "transformers",
+    engine_url: Annotated[
+        Optional[str], typer.Option(help="URL of the vLLM server, up to /v1.")  # noqa: UP045
+    ] = None,
+    engine_model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The server's name of the base model. Default: the only one it has."),
+    ] = None,
+    adapter_folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Where adapters are written for the server, which sees it by the same path. "
+            "Default: a temporary folder."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question, and say which passages and adapters stood behind the answer."""
     from prag.config import GenerateConfig, load_recipe
+    from prag.knowledge_base import KnowledgeBase
     from prag.methods import CORE
 
-    opened = _open(kb)
+    opened = KnowledgeBase.open(
+        kb, engine=_engine(engine, engine_url, engine_model, adapter_folder)
+    )
     names = list(CORE) if method == "all" else [method]
     settings = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     chosen = load_recipe(recipe) if recipe else None
@@ -277,6 +300,23 @@ def export(
     """Write adapters as PEFT folders, one a passage."""
     folders = _open(kb).export(to, ids or ())
     console.print(f"{len(folders)} adapters written to {to}, a folder each, for PeftModel")
+
+
+def _engine(
+    name: str, url: str | None, model: str | None, adapter_folder: Path | None
+) -> Callable[[BaseModel], Engine]:
+    from prag.generate import TransformersEngine
+    from prag.vllm_engine import VllmEngine
+
+    if name not in ("transformers", "vllm"):
+        raise PragError(f"no engine {name!r}: use transformers or vllm")
+    if name == "transformers":
+        if url or model or adapter_folder:
+            raise PragError("--engine-url, --engine-model and --adapter-folder go with vllm")
+        return TransformersEngine
+    if url is None:
+        raise PragError("the engine vllm needs --engine-url, like http://127.0.0.1:8000/v1")
+    return lambda base: VllmEngine(base, url, model, adapter_folder)
 
 
 def _open(folder: Path) -> KnowledgeBase:
