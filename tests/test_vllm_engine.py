@@ -272,6 +272,13 @@ def test_an_adapter_that_is_not_taken(engine, served, tiny, tmp_path, refusal, t
     engine.generate([Request(PROMPT, merged(tiny, 1))], CONFIG)
 
 
+def test_a_folder_that_cannot_be_written(served, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    engine = VllmEngine(tiny, served.url, folder=tmp_path / "file")
+    with pytest.raises(PragError, match="writing an adapter failed"):
+        engine.generate([Request(PROMPT, merged(tiny, 1))], CONFIG)
+
+
 def test_nobody_there(served, tiny):
     served.http.shutdown()
     served.http.server_close()

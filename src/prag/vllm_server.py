@@ -327,10 +327,10 @@ class Adapters:
         try:
             write_peft_folder(folder, self.base_name, as_adapter(merged))
             self.server.load(name, folder.resolve(), merged.rank)
-        except OSError as error:
-            raise PragError(explain(error, folder, "writing an adapter")) from error
-        except PragError:
+        except (OSError, PragError) as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise PragError(explain(error, folder, "writing an adapter")) from error
             raise
 
     def _drop(self, name: str) -> None:
