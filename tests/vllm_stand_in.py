@@ -30,6 +30,7 @@ class StandIn:
         self.engine = TransformersEngine(base)
         self.asked, self.loaded, self.wrong, self.refuses = [], {}, [], {}
         self.writes = None
+        self.running = {"adapted": 0, "plain": 0}
         self.most, self.seconds, self.shift, self.context = 0, 0.0, 0.0, 4096
         self.gate = threading.Event()
         self.gate.set()
@@ -89,9 +90,16 @@ class StandIn:
             return self.reply(handler, 404, missing)
         if "prompt_logprobs" in body:
             return self.reply(handler, 200, self.read(body["prompt"]))
+        kind = "adapted" if name in self.loaded else "plain"
+        with self.lock:
+            self.running[kind] += 1
+            if min(self.running.values()) > 0:
+                self.wrong.append("requests with and without adapters side by side")
         self.gate.wait(20)
         time.sleep(self.seconds)
         ids, logs = self.made(body)
+        with self.lock:
+            self.running[kind] -= 1
         if name not in self.loaded and name not in self.models:
             self.wrong.append(f"{name} was taken out while it was used")
         handler.send_response(200)
