@@ -306,8 +306,9 @@ def test_a_base_model_in_coarser_precision_is_the_same(engine, served, shift):
     engine.begin()
 
 
-def test_what_is_no_vllm(engine, served):
-    served.refuses["models"] = (200, "<html>")
+@pytest.mark.parametrize("reply", [(200, "<html>"), (404, {"detail": "Not Found"})])
+def test_what_is_no_vllm(engine, served, reply):
+    served.refuses["models"] = reply
     with pytest.raises(PragError, match="up to /v1"):
         engine.begin()
 

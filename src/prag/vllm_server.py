@@ -55,7 +55,11 @@ class RefusedError(PragError):
     """The server refuses: with an HTTP status, and what it said."""
 
     def __init__(self, url: str, path: str, status: int, said: str) -> None:
-        hint = " (its key is read from VLLM_API_KEY)" if status == 401 else ""
+        hint = ""
+        if status == 401:
+            hint = " (its key is read from VLLM_API_KEY)"
+        elif status == 404 and path == "models":
+            hint = " (--engine-url is the URL of a vLLM server up to /v1)"
         super().__init__(f"the server {url} refuses {path}: {status} {said}{hint}")
         self.status, self.said = status, said
 
@@ -130,15 +134,18 @@ class Server:
             PragError: the server cannot be reached, or breaks off.
         """
         asked = {**body, "stream": True, "return_token_ids": True}
+        done = False
         with self._streamed("completions", asked) as response:
             for line in response.iter_lines():
                 if not line.startswith("data:"):
                     continue
                 text = line.removeprefix("data:").strip()
                 if text == "[DONE]":
-                    return
-                yield from self._pieces(json.loads(text))
-        raise PragError(f"the server {self.url} broke off in the middle of an answer")
+                    done = True  # and read to its end, so that the connection can serve again
+                else:
+                    yield from self._pieces(json.loads(text))
+        if not done:
+            raise PragError(f"the server {self.url} broke off in the middle of an answer")
 
     def _pieces(self, event: dict[str, Any]) -> Iterator[Piece]:
         if "error" in event:
