@@ -19,10 +19,10 @@ test: setup lint types
 fast: setup
 	$(PY) -m pytest -q -m fast
 
-# The tests against a real vLLM server, in its CPU build, which has an environment of its own (3.5 GB).
-# What reads images and sound does not load beside that build, and nothing here needs it.
+# The tests against a real vLLM server; they print how many answers were the same. Its CPU build has
+# an environment of its own (3.5 GB), without what reads images and sound, which does not load there.
 test-vllm: setup .venv-vllm/.installed
-	$(PY) -m pytest -q -m vllm
+	$(PY) -m pytest -q -s -m vllm
 
 .venv-vllm/.installed:
 	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
