@@ -411,7 +411,7 @@ def test_a_question_that_takes_too_long_is_given_up(model_folder, tmp_path):
         streamed = client.post(CHAT, json={**body, "stream": True})
         assert '"server_error"' in streamed.text
         assert "[DONE]" not in streamed.text
-        assert service.engine.under_way == 0
+        assert service.rows.under_way == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -425,7 +425,7 @@ def test_a_client_that_goes_away_frees_its_row(running, stream):
         with pytest.raises(httpx.ReadTimeout):
             client.post(CHAT, json=body, timeout=0.2)
     end = time.monotonic() + 10
-    while service.engine.under_way or service.engine.waiting:
+    while service.rows.under_way or service.rows.waiting:
         assert time.monotonic() < end
         time.sleep(0.05)
 

@@ -110,7 +110,7 @@ def test_a_thousand_hostile_requests_are_refused_and_the_server_lives(running):
         if method not in ("HEAD", "TRACE"):
             assert response.json()["error"]["message"], (method, path, sent)
         assert "x-injected" not in response.headers
-    assert len(seen) > 5  # they were refused for more than one reason
+    assert len(seen) >= 5  # they were refused for more than one reason
     assert len(service.inbox.jobs()) == jobs
     assert client.post(CHAT, json=asked(QUESTION)).status_code == 200
 

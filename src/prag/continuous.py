@@ -25,7 +25,7 @@ from prag.generate import (
     Generated,
     Request,
     batches_of_like_length,
-    check_fits,
+    check_length,
     end_ids,
     left_padded,
 )
@@ -282,7 +282,7 @@ class ContinuousEngine:
         Raises:
             PragError: it does not fit the model's context, or asks for the model's attention.
         """
-        check_fits(self.base, request, config)
+        check_length(request, config, self.base.context)
         if request.watch == "attention":
             raise PragError("a method that looks at attention is not answered beside others")
 

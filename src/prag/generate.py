@@ -108,8 +108,12 @@ class TransformersEngine:
         self.prefixes.clear()
 
     def check(self, request: Request, config: GenerateConfig) -> None:
-        """Refuse what does not fit; see `check_fits`."""
-        check_fits(self.base, request, config)
+        """Refuse what does not fit.
+
+        Raises:
+            PragError: the prompt is empty, or it and its answer do not fit the model's context.
+        """
+        check_length(request, config, self.base.context)
 
     def generate(self, requests: Sequence[Request], config: GenerateConfig) -> list[Generated]:
         """Continue each prompt. Prompts of like length share a batch, whatever their adapters.
@@ -194,7 +198,7 @@ class TransformersEngine:
         first = (stop.first_token_at - began) / rows
         made = []
         for b, row in enumerate(out.sequences[:, T:].tolist()):
-            new, ended = _cut(row[: stop.length[b]], end_ids(base))
+            new, ended = cut(row[: stop.length[b]], end_ids(base))
             trace: Trace | None = None
             pieces: tuple[str, ...] = ()
             if watch != "nothing":
@@ -213,19 +217,19 @@ class TransformersEngine:
         return made
 
 
-def check_fits(base: BaseModel, request: Request, config: GenerateConfig) -> None:
-    """Make sure that the model can take a prompt and its answer.
+def check_length(request: Request, config: GenerateConfig, context: int) -> None:
+    """Refuse a prompt that, with its answer, does not fit a context of so many tokens.
 
     Raises:
-        PragError: the prompt is empty, or it and its answer do not fit the model's context.
+        PragError: it does not fit, or is empty.
     """
     if not request.ids:
         raise PragError("a prompt without tokens cannot be continued")
     new = request.max_new_tokens or config.max_new_tokens
-    if len(request.ids) + new > base.context:
+    if len(request.ids) + new > context:
         raise PragError(
             f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit the model's "
-            f"context of {base.context}: give fewer passages (top-k) or shorter ones"
+            f"context of {context}: give fewer passages (top-k) or shorter ones"
         )
 
 
@@ -255,7 +259,7 @@ class _Stop:
         return torch.tensor(stopped, device=ids.device)  # [B]
 
 
-def _cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
+def cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
     """The new tokens before the first end token, and whether there was one."""
     for at, token in enumerate(row):
         if token in ends:

@@ -26,7 +26,8 @@ class Trace:
 
     Args:
         probabilities: of each new token when it was chosen, without temperature.
-        entropies: in nats, of the distribution that each new token was chosen from.
+        entropies: in nats, of the distribution that each new token was chosen from; nothing from an
+            engine that tells of the chosen tokens alone.
         attention: [n, T + n] or None: row i is what new token i, as a query, pays to each position
             up to itself in the last layer, averaged over its heads. A last token that nothing was
             made after was never a query: its row is zero.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -14,6 +15,10 @@ from rich.markup import escape
 
 from prag import __version__
 from prag.records import PragError
+
+if TYPE_CHECKING:
+    from prag.generate import Engine
+    from prag.model import BaseModel
 
 app = typer.Typer(
     name="prag",
@@ -26,6 +31,24 @@ console = Console(highlight=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="KB", help="The folder of the knowledge base.")]
+EngineName = Annotated[
+    str, typer.Option(help="What generates: transformers, here, or vllm, a server.")
+]
+EngineUrl = Annotated[
+    Optional[str],  # noqa: UP045  (typer evaluates it on Python 3.10)
+    typer.Option(help="URL of the vLLM server, up to /v1."),
+]
+EngineModel = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The server's name of the base model. Default: the only one it has."),
+]
+AdapterFolder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Where adapters are written for the server, which sees it by the same path. "
+        "Default: a temporary folder."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -60,3 +83,24 @@ def _root(
 def print_json(data: Any) -> None:
     """JSON for programs, as it is: no wrapping, no markup."""
     print(json.dumps(data, ensure_ascii=False, indent=2))  # noqa: T201
+
+
+def engine_named(
+    name: str, url: str | None, model: str | None, adapter_folder: Path | None
+) -> Callable[[BaseModel], Engine] | None:
+    """What makes the engine of these options; None for transformers, in this process.
+
+    Raises:
+        PragError: there is none of that name, or the options do not go together.
+    """
+    from prag.vllm_engine import VllmEngine
+
+    if name not in ("transformers", "vllm"):
+        raise PragError(f"no engine {name!r}: use transformers or vllm")
+    if name == "transformers":
+        if url or model or adapter_folder:
+            raise PragError("--engine-url, --engine-model and --adapter-folder go with vllm")
+        return None
+    if url is None:
+        raise PragError("the engine vllm needs --engine-url, like http://127.0.0.1:8000/v1")
+    return lambda base: VllmEngine(base, url, model, adapter_folder)

@@ -11,7 +11,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from prag.cli.app import AsJson, Folder, app, console, err_console, print_json
+from prag.cli.app import (
+    AdapterFolder,
+    AsJson,
+    EngineModel,
+    EngineName,
+    EngineUrl,
+    Folder,
+    app,
+    console,
+    engine_named,
+    err_console,
+    print_json,
+)
 from prag.progress import shown
 from prag.records import Answer, PragError
 
@@ -181,13 +193,19 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    engine: EngineName = "transformers",
+    engine_url: EngineUrl = None,
+    engine_model: EngineModel = None,
+    adapter_folder: AdapterFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question, and say which passages and adapters stood behind the answer."""
     from prag.config import GenerateConfig, load_recipe
+    from prag.knowledge_base import KnowledgeBase
     from prag.methods import CORE
 
-    opened = _open(kb)
+    made = engine_named(engine, engine_url, engine_model, adapter_folder)
+    opened = KnowledgeBase.open(kb, engine=made)
     names = list(CORE) if method == "all" else [method]
     settings = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     chosen = load_recipe(recipe) if recipe else None

@@ -8,7 +8,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from prag.cli.app import Folder, app, console
+from prag.cli.app import (
+    AdapterFolder,
+    EngineModel,
+    EngineName,
+    EngineUrl,
+    Folder,
+    app,
+    console,
+    engine_named,
+)
 from prag.records import PragError
 
 
@@ -24,6 +33,10 @@ def serve(
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Bind elsewhere, and let everybody ask.")
     ] = False,
+    engine: EngineName = "transformers",
+    engine_url: EngineUrl = None,
+    engine_model: EngineModel = None,
+    adapter_folder: AdapterFolder = None,
     rows: Annotated[int, typer.Option(help="Questions that are answered at once.")] = 16,
     queue: Annotated[int, typer.Option(help="Questions that may wait.")] = 64,
     timeout: Annotated[float, typer.Option(help="Seconds a question may take.")] = 120.0,
@@ -72,7 +85,8 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
     opened = KnowledgeBase.open(kb)
     console.print(f"{kb}: loading {opened.settings.model}")
-    service = Service(opened, settings)
+    made = engine_named(engine, engine_url, engine_model, adapter_folder)
+    service = Service(opened, settings, made)
     shown = f"[{host}]" if ":" in host else host
     console.print(f"http://{shown}:{port}/ is the page, http://{shown}:{port}/v1 the API")
     uvicorn.run(

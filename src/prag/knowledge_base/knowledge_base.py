@@ -11,7 +11,7 @@ retrieval/           the index of the retriever (`retrieval`)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,7 @@ from prag.batches import TOKENS_A_STEP
 from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
 from prag.disk import explain
+from prag.generate import Engine
 from prag.knowledge_base import build, export, inspect, settings
 from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
@@ -97,16 +98,25 @@ class KnowledgeBase(Reader):
         return cls(folder, found, base)
 
     @classmethod
-    def open(cls, folder: str | Path, base: BaseModel | None = None) -> KnowledgeBase:
+    def open(
+        cls,
+        folder: str | Path,
+        base: BaseModel | None = None,
+        engine: Callable[[BaseModel], Engine] | None = None,
+    ) -> KnowledgeBase:
         """The knowledge base in a folder. The model is loaded when it is first needed.
 
         Args:
             base: the base model, if it is loaded already.
+            engine: makes what generates answers, for the base model; by default transformers, in
+                this process. `lambda base: VllmEngine(base, url)` for a vLLM server.
 
         Raises:
             PragError: there is none, or it is damaged; or `base` is not its model.
         """
         kb = cls(Path(folder), settings.load(Path(folder)), base)
+        if engine is not None:
+            kb._engine_of = engine
         if base is not None:
             kb._check_base(base)
         return kb

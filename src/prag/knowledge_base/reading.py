@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 
 from prag.config import Recipe
@@ -12,6 +12,7 @@ from prag.knowledge_base.looking import Looker
 from prag.knowledge_base.settings import Built
 from prag.knowledge_base.shelf import Shelf, adapter_bytes
 from prag.methods import Library, Shelved
+from prag.model import BaseModel
 from prag.prefixes import Prefix
 from prag.quiet import shared_beginning
 from prag.records import AdapterKey, Augmentation, Hit, Passage, PragError
@@ -22,6 +23,8 @@ from prag.store import AdapterStore
 
 class Reader(Looker):
     """A knowledge base as `ask` and `export` see it: what was last built."""
+
+    _engine_of: Callable[[BaseModel], Engine] = TransformersEngine
 
     def _built(self) -> Built:
         # Another process may have built since: what is on the disk counts.
@@ -121,7 +124,7 @@ class Reader(Looker):
 
     @cached_property
     def _engine(self) -> Engine:
-        return TransformersEngine(self.base)
+        return self._engine_of(self.base)
 
     @cached_property
     def _retriever(self) -> Retriever:

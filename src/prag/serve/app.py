@@ -84,8 +84,9 @@ def _watch(app: FastAPI, service: Service, gate: Gate) -> None:
     def metrics() -> Response:
         """For Prometheus."""
         meters, gauges = service.meters, service.meters.gauges
-        gauges["under_way"].set(service.engine.under_way)
-        gauges["waiting"].set(service.engine.waiting)
+        if service.rows is not None:  # a server that generates has metrics of its own
+            gauges["under_way"].set(service.rows.under_way)
+            gauges["waiting"].set(service.rows.waiting)
         gauges["admitted"].set(gate.inside)
         shelf: Shelf[Any, Any] = service.kb.shelf
         gauges["cached_bytes"].set(shelf.bytes)

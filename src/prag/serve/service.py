@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from prag.config import Recipe
 from prag.continuous import ContinuousEngine
+from prag.generate import Engine
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.settings import FILE
 from prag.methods import Ask, Library, answer_all, method_named
+from prag.model import BaseModel
 from prag.prompts import style_named
 from prag.records import Answer, Augmentation, Document, Hit, Passage, PragError
 from prag.serve.asking import Asked, Call, Reply
@@ -55,15 +57,29 @@ class DocumentView:
 class Service:
     """Answers questions, and takes documents, from any thread."""
 
-    def __init__(self, kb: KnowledgeBase, settings: ServeSettings) -> None:
+    def __init__(
+        self,
+        kb: KnowledgeBase,
+        settings: ServeSettings,
+        engine: Callable[[BaseModel], Engine] | None = None,
+    ) -> None:
         """Load the model, and go on with the jobs that are there.
+
+        Args:
+            engine: makes what generates; by default transformers here, rows that come and go.
 
         Raises:
             PragError: the model cannot be loaded, or a job is damaged.
         """
         self.kb, self.settings = kb, settings
         self.meters = Meters()
-        self.engine = ContinuousEngine(kb.base, settings.rows, self.meters.passed)
+        self.rows: ContinuousEngine | None = None
+        self.engine: Engine
+        if engine is None:
+            self.rows = ContinuousEngine(kb.base, settings.rows, self.meters.passed)
+            self.engine = self.rows
+        else:
+            self.engine = engine(kb.base)
         self.inbox = Inbox(kb.folder / INBOX)
         self.builder = Builder(kb.folder, self.inbox, self._rebuilt)
         self._lock = threading.Lock()
@@ -76,7 +92,8 @@ class Service:
     def close(self) -> None:
         """Answer what is under way, and end the building process, wherever it is."""
         self.builder.close()
-        self.engine.close()
+        if self.rows is not None:
+            self.rows.close()
 
     # -- questions ----------------------------------------------------------------------------
 
