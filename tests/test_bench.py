@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from prag.bench import (
 )
 from prag.bench.peft_loops import PeftLoop
 from prag.bench.processes import in_a_process
+from prag.bench.profile import shares
 from prag.bench.timing import Spread, alternate, ratio
 from prag.cli.bench import bench
 from prag.config import PAPER, SMALL
@@ -342,3 +344,12 @@ def test_synthetic_words_are_as_frequent_as_zipf_has_them():
     assert texts == [p.text for p in zipf.passages(300)]
     assert len(set(texts)) == 300
     assert len(zipf.questions(7)) == 7
+
+
+def test_the_profilers_marks_are_kept_from_stderr_and_errors_are_not(capfd):
+    x = torch.ones(8, 8)
+    assert shares(lambda: x @ x)["matrix products"] > 0
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError):
+        shares(lambda: os.write(2, b"ERROR: no counters\n") / 0)
+    assert capfd.readouterr().err == "ERROR: no counters\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 import torch
 from hypothesis import given
@@ -124,6 +126,39 @@ def test_weights_are_those_of_the_deltas(case, data):
         torch.testing.assert_close(dense(merged, site), expected)
 
 
+RUNS = st.lists(st.sampled_from([(2, 3), (3, 2)]), min_size=1, max_size=6).map(
+    lambda sizes: tuple(Site(f"layer.{i}", a, b) for i, (a, b) in enumerate(sizes))
+)
+
+
+@given(RUNS, st.lists(st.integers(1, 3), min_size=1, max_size=3), st.floats(0, 2))
+def test_blocks_give_the_bits_of_their_sites_one_by_one(sites, ranks, weight):
+    """Sites of one shape in a row are a block, as long as all adapters have the same blocks."""
+    made = [random_adapter(sites, rank, 5.0, seed) for seed, rank in enumerate(ranks)]
+    made = [Adapter(a.factors, a.rank, a.alpha + n) for n, a in enumerate(made)]
+    weights = [weight] * len(made)
+    apart = [Adapter(dict(a.factors), a.rank, a.alpha) for a in made]
+    merged = [merge(each, weights) for each in (made, apart, [*made[:1], *apart[1:]])]
+    lone = [merge(each[:1], weights[:1]) for each in (made, apart)]
+    shapes = [(s.inputs, s.outputs) for s in sites]
+    assert len(merged[0].factors.blocks) == sum(1 for _ in groupby(shapes))
+    for site in sites:
+        parts = [(*a.factors[site.name], weight * scale(a.alpha, a.rank)) for a in made]
+        A = torch.cat([A for A, _, _ in parts])
+        B = torch.cat([B * s for _, B, s in parts], dim=1)
+        for each in merged:
+            assert all(map(torch.equal, each.factors[site.name], (A, B)))
+    for rows in ([0], [0, None, 1], [None, 1, 0, 0]):
+        stacked = [
+            stack_rows([None if r is None else (m, one)[r] for r in rows], torch.float64, CPU)
+            for m, one in ((merged[0], lone[0]), (merged[1], lone[1]), (merged[0], lone[1]))
+        ]
+        for name in (site.name for site in sites):
+            for each in stacked:
+                assert all(map(torch.equal, each[name], stacked[0][name]))
+                assert all(factor.is_contiguous() for factor in each[name])
+
+
 def test_nothing_merged_is_nothing():
     assert merge([]).factors == {}
     assert merge([]).rank == 0
@@ -136,7 +171,7 @@ def test_rows_compute_what_each_would_alone(case, data):
         merge(data.draw(st.lists(st.sampled_from(made), max_size=3))) if wanted else None
         for wanted in data.draw(st.lists(st.booleans(), min_size=1, max_size=4))
     ]
-    stacked = stack_rows(rows, sites, torch.float64, CPU)
+    stacked = stack_rows(rows, torch.float64, CPU)
     for site in sites:
         if site.name not in stacked:
             assert all(not dense(row, site).any() for row in rows)
@@ -154,20 +189,20 @@ def test_rows_compute_what_each_would_alone(case, data):
 def test_a_single_row_is_taken_as_it_is():
     sites = (Site("x", 4, 3), Site("y", 3, 4))
     merged = merge([random_adapter(sites, 2, 4.0, seed) for seed in range(2)])
-    same = stack_rows([merged], sites, torch.float64, CPU)
+    same = stack_rows([merged], torch.float64, CPU)
     for name, factors in merged.factors.items():
         for given_, stacked in zip(factors, same[name], strict=True):
             assert stacked.data_ptr() == given_.data_ptr(), "no copy"
             assert torch.equal(stacked, given_[None])
-    padded = stack_rows([merged, None], sites, torch.float32, CPU)
-    for name, (A, B) in stack_rows([merged], sites, torch.float32, CPU).items():
+    padded = stack_rows([merged, None], torch.float32, CPU)
+    for name, (A, B) in stack_rows([merged], torch.float32, CPU).items():
         assert A.dtype == B.dtype == torch.float32
         assert torch.equal(A[0], padded[name][0][0])
         assert torch.equal(B[0], padded[name][1][0])
 
 
 def test_rows_without_adapters_stack_to_nothing():
-    assert stack_rows([None, Merged({})], (Site("x", 2, 3),), torch.float32, CPU) == {}
+    assert stack_rows([None, Merged({})], torch.float32, CPU) == {}
 
 
 @pytest.mark.parametrize("inputs", [16, 100])

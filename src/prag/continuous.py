@@ -202,7 +202,7 @@ class Rows:
 
     def _stacked(self, rows: Sequence[Row]) -> dict[str, tuple[Tensor, Tensor]]:
         base = self.base
-        return stack_rows([r.request.adapters for r in rows], base.sites, base.dtype, base.device)
+        return stack_rows([r.request.adapters for r in rows], base.dtype, base.device)
 
     def _join(self, rows: Sequence[Row], cache: Any, mask: Tensor) -> None:
         """Put rows [b, T of their own] beside those that are there, all ending together."""

@@ -26,7 +26,7 @@ def injected(base: BaseModel, rows: Sequence[Merged | None]) -> Iterator[None]:
 
     Within the block every forward pass must have as many rows as `rows`.
     """
-    factors = stack_rows(rows, base.sites, base.dtype, base.device)
+    factors = stack_rows(rows, base.dtype, base.device)
     with hooked(base, factors, scale=1.0):
         yield
 

@@ -9,11 +9,16 @@ An adapter adds, at every site it covers, the delta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+Blocks = Mapping[tuple[str, ...], Pair]
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,37 @@ class Site:
     name: str
     inputs: int
     outputs: int
+
+
+class Factors(Mapping[str, Pair]):
+    """A [r, I] and B [O, r] by the name of the site, held in blocks of sites of one shape.
+
+    What is done to a block is done to its S sites in one operation: they are small, so the number
+    of operations is what a change of adapters takes.
+
+    Args:
+        blocks: for the names of S sites A [S, r, I] and B [S, O, r].
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+    @cached_property
+    def _pairs(self) -> dict[str, Pair]:
+        return {
+            name: pair
+            for names, block in self.blocks.items()
+            for name, pair in _apart(names, block)
+        }
+
+    def __getitem__(self, name: str) -> Pair:
+        return self._pairs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,7 @@ class Adapter:
         alpha: the numerator of the scale.
     """
 
-    factors: Mapping[str, tuple[Tensor, Tensor]]
+    factors: Mapping[str, Pair]
     rank: int
     alpha: float
 
@@ -48,7 +84,7 @@ class Merged:
         factors: for each site's name A [R, I] and B [O, R], R the sum of the ranks.
     """
 
-    factors: Mapping[str, tuple[Tensor, Tensor]]
+    factors: Mapping[str, Pair]
 
     @property
     def rank(self) -> int:
@@ -87,56 +123,65 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -
         weights: what each delta counts times; 1 each if not given.
     """
     weights = [1.0] * len(adapters) if weights is None else weights
-    names = dict.fromkeys(name for adapter in adapters for name in adapter.factors)
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in names:
-        parts = [
-            (*adapter.factors[name], weight * scale(adapter.alpha, adapter.rank))
-            for adapter, weight in zip(adapters, weights, strict=True)
-            if name in adapter.factors
-        ]
-        A = torch.cat([A for A, _, _ in parts], dim=0)  # [R, I]
-        B = torch.cat([B * s for _, B, s in parts], dim=1)  # [O, R]
-        factors[name] = (A, B)
-    return Merged(factors)
+    scales = [w * scale(a.alpha, a.rank) for w, a in zip(weights, adapters, strict=True)]
+    blocks = _alike([adapter.factors for adapter in adapters])
+    merged: dict[tuple[str, ...], Pair] = {}
+    for names in dict.fromkeys(names for each in blocks for names in each):
+        parts = [(*each[names], s) for each, s in zip(blocks, scales, strict=True) if names in each]
+        A = torch.cat([A for A, _, _ in parts], dim=1)  # [S, R, I]
+        B = torch.cat([B * s for _, B, s in parts], dim=2)  # [S, O, R]
+        merged[names] = (A, B)
+    return Merged(Factors(merged))
 
 
 def stack_rows(
-    rows: Sequence[Merged | None], sites: Sequence[Site], dtype: torch.dtype, device: torch.device
-) -> dict[str, tuple[Tensor, Tensor]]:
+    rows: Sequence[Merged | None], dtype: torch.dtype, device: torch.device
+) -> dict[str, Pair]:
     """One adapter set a row of a batch, padded with zeros to the largest rank.
 
     Zeros add nothing: a row without an adapter, or of a smaller rank, computes what it would
     alone.
 
     Args:
-        rows: B merged adapters, or None for a row that has none.
-        sites: the sites of the model; those that no row changes are left out.
+        rows: N merged adapters, or None for a row that has none.
 
     Returns:
-        For each site A [B, R, I] and B [B, O, R].
+        For each site that a row changes A [N, R, I] and B [N, O, R].
     """
-    stacked: dict[str, tuple[Tensor, Tensor]] = {}
-    for site in sites:
-        present = [
-            (b, *row.factors[site.name])
-            for b, row in enumerate(rows)
-            if row is not None and site.name in row.factors
-        ]
-        rank = max((A.shape[0] for _, A, _ in present), default=0)
-        if rank == 0:
-            continue
+    present = {n: row.factors for n, row in enumerate(rows) if row is not None}
+    blocks = dict(zip(present, _alike(list(present.values())), strict=True))
+    stacked: dict[str, Pair] = {}
+    for names in dict.fromkeys(names for each in blocks.values() for names in each):
+        parts = {n: each[names] for n, each in blocks.items() if names in each}
         if len(rows) == 1:  # nothing to pad: the factors as they are
-            ((_, A, B),) = present
-            stacked[site.name] = (A[None].to(device, dtype), B[None].to(device, dtype))
-            continue
-        A = torch.zeros(len(rows), rank, site.inputs, dtype=dtype, device=device)
-        B = torch.zeros(len(rows), site.outputs, rank, dtype=dtype, device=device)
-        for b, A_row, B_row in present:
-            A[b, : A_row.shape[0]] = A_row
-            B[b, :, : B_row.shape[1]] = B_row
-        stacked[site.name] = (A, B)
+            A, B = (factor.unsqueeze(1).to(device, dtype) for factor in parts[0])
+        else:
+            rank = max(A.shape[1] for A, _ in parts.values())
+            inputs, outputs = next((A.shape[2], B.shape[1]) for A, B in parts.values())
+            A = torch.zeros(len(names), len(rows), rank, inputs, dtype=dtype, device=device)
+            B = torch.zeros(len(names), len(rows), outputs, rank, dtype=dtype, device=device)
+            for n, (A_row, B_row) in parts.items():
+                A[:, n, : A_row.shape[1]] = A_row
+                B[:, n, :, : B_row.shape[2]] = B_row
+        stacked.update(_apart(names, (A, B)))  # [S, N, R, I] and [S, N, O, R], site by site
     return stacked
+
+
+def _alike(several: Sequence[Mapping[str, Pair]]) -> list[Blocks]:
+    """The blocks of each, where all have the same; else every site is a block of its own."""
+    blocks = [factors.blocks for factors in several if isinstance(factors, Factors)]
+    if len(blocks) == len(several) and len({tuple(each) for each in blocks}) <= 1:
+        return blocks
+    return [
+        {(name,): (A.unsqueeze(0), B.unsqueeze(0)) for name, (A, B) in factors.items()}
+        for factors in several
+    ]
+
+
+def _apart(names: tuple[str, ...], block: Pair) -> Iterator[tuple[str, Pair]]:
+    """The sites of a block, as views."""
+    A, B = block
+    return zip(names, zip(A.unbind(), B.unbind(), strict=True), strict=True)
 
 
 def flatten(adapter: Adapter, sites: Sequence[Site]) -> Tensor:
@@ -152,15 +197,16 @@ def unflatten(vector: Tensor, sites: Sequence[Site], rank: int, alpha: float) ->
     expected = numbers(sites, rank)
     if vector.numel() != expected:
         raise ValueError(f"an adapter of rank {rank} has {expected} numbers, not {vector.numel()}")
-    factors, at = {}, 0
-    for site in sites:
-        a, b = rank * site.inputs, site.outputs * rank
-        factors[site.name] = (
-            vector[at : at + a].view(rank, site.inputs),
-            vector[at + a : at + a + b].view(site.outputs, rank),
-        )
-        at += a + b
-    return Adapter(factors, rank, alpha)
+    blocks: dict[tuple[str, ...], Pair] = {}
+    at = 0
+    for (inputs, outputs), run in groupby(sites, key=lambda site: (site.inputs, site.outputs)):
+        names = tuple(site.name for site in run)  # S of them
+        a, b = rank * inputs, outputs * rank
+        end = at + len(names) * (a + b)
+        A, B = torch.split(vector[at:end].view(-1, a + b), [a, b], dim=1)  # [S, r I], [S, O r]
+        blocks[names] = (A.view(-1, rank, inputs), B.view(-1, outputs, rank))
+        at = end
+    return Adapter(Factors(blocks), rank, alpha)
 
 
 def numbers(sites: Sequence[Site], rank: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch.profiler import ProfilerActivity, profile
 
@@ -24,7 +27,7 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
 
     The profiler's own time counts among the rest, so that share is rather too large.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with _without_marks(), profile(activities=[ProfilerActivity.CPU]) as seen:
         run()
     times: dict[str, float] = {}
     for event in seen.key_averages():
@@ -38,3 +41,23 @@ def _kind(name: str) -> str:
     if "scaled_dot_product" in name:
         return "fused attention"
     return next((kind for kind, names in KINDS.items() if name in names), REST)
+
+
+@contextmanager
+def _without_marks() -> Iterator[None]:
+    """Keep the profiler's two lines for tracing tools ("USDT:") from stderr, and nothing else.
+
+    They rank above its errors, so a log level (KINETO_LOG_LEVEL) without them has no errors either.
+    """
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(b"USDT:"):
+                    os.write(2, line)

@@ -10,6 +10,8 @@ Letters: P numbers, G groups, n digits a byte.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -109,8 +111,9 @@ def _digits(codec: str) -> int:
     return n
 
 
+@cache
 def _values(codec: str) -> Tensor:
-    """What each byte stands for, in steps: [256, n]."""
+    """What each byte stands for, in steps: [256, n]. Kept, as every adapter read needs it."""
     levels, n = LEVELS[codec], _digits(codec)
     digits = torch.arange(256)[:, None] // levels ** torch.arange(n) % levels
     return digits - (levels - 1) / 2
