@@ -195,6 +195,27 @@ def test_an_error_of_one_is_not_the_end_of_the_others(tiny):
     engine.close()
 
 
+def test_what_is_done_between_passes_sees_no_adapters(tiny):
+    adapted = Request((5, 6, 7), merge([random_adapter(tiny, 1)]), max_new_tokens=200)
+    plain = read(tiny, tuple(range(2, 50)))
+    engine = ContinuousEngine(tiny)
+    asking = threading.Thread(target=engine.generate, args=([adapted], LONG))
+    asking.start()
+    while not engine.under_way:
+        pass
+    for _ in range(20):
+        found = engine.between(lambda: read(tiny, tuple(range(2, 50))))
+        for (key, value), (k, v) in zip(found.layers, plain.layers, strict=True):
+            assert torch.equal(key, k)
+            assert torch.equal(value, v)
+    with pytest.raises(ZeroDivisionError):
+        engine.between(lambda: 1 // 0)
+    asking.join(60)
+    engine.close()
+    with pytest.raises(PragError, match="closed"):
+        engine.between(lambda: 1)
+
+
 def test_what_does_not_fit_is_refused(tiny):
     engine = ContinuousEngine(tiny)
     with pytest.raises(PragError, match="do not fit"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +146,36 @@ def test_readme_shell_and_python(tmp_path):
     ran = run([sys.executable, "-c", python], tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.strip(), "the five lines print an answer"
+    served = next(b for b in blocks if b.startswith("sh\nprag serve"))[3:].split()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    service = subprocess.Popen(
+        [*served, "--port", str(port)], cwd=tmp_path, env={**os.environ, "PATH": path}
+    )
+    try:
+        said = asked_over_http(port, "Who built Skarholm Lighthouse?")
+    finally:
+        service.send_signal(signal.SIGINT)
+        assert service.wait(timeout=60) == 0
+    assert "Oline Brekke" in said
+
+
+def asked_over_http(port, question):
+    """What a service that is starting answers, once it is there."""
+    from openai import APIConnectionError, OpenAI
+
+    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    messages = [{"role": "user", "content": question}]
+    end = time.monotonic() + 120
+    while True:
+        try:
+            reply = client.chat.completions.create(model="prag/parametric", messages=messages)
+            return reply.choices[0].message.content
+        except APIConnectionError:
+            assert time.monotonic() < end, "the service does not come up"
+            time.sleep(0.3)
 
 
 def test_readme_eval_and_report(tmp_path):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ from prag.prefixes import (
 )
 from prag.records import PragError
 from prag.trace import Trace, pieces_of, trace_of
+
+Result = TypeVar("Result")
 
 GATHER = 2
 """Passes between two times that rows are let in: several prompts are read in less time together."""
@@ -258,6 +260,7 @@ class ContinuousEngine:
         self._seen = seen or (lambda _: None)
         self._rows = Rows(base, prefix_bytes)
         self._waiting: deque[Row] = deque()
+        self._between: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="prag-model", daemon=True)
@@ -302,6 +305,20 @@ class ContinuousEngine:
             self._changed.notify()
         return [row.made.result() for row in rows]
 
+    def between(self, do: Callable[[], Result]) -> Result:
+        """Do something with the model between two passes, when no adapters are in it.
+
+        Raises:
+            PragError: the engine is closed; or what `do` raises.
+        """
+        done: Future[Result] = Future()
+        with self._changed:
+            if self._closed:
+                raise PragError("the engine is closed")
+            self._between.append((do, done))
+            self._changed.notify()
+        return done.result()
+
     def close(self) -> None:
         """Finish what is under way, refuse what waits, and end the thread."""
         with self._changed:
@@ -315,14 +332,20 @@ class ContinuousEngine:
         since = 0  # passes since rows were let in
         while True:
             with self._changed:
-                while not (self._waiting or self._rows.rows or self._closed):
+                while not (self._waiting or self._between or self._rows.rows or self._closed):
                     self._changed.wait()
-                if self._closed and not self._rows.rows:
+                if self._closed and not (self._rows.rows or self._between):
                     return
+                between = [self._between.popleft() for _ in range(len(self._between))]
                 room = self.most - len(self._rows.rows)
                 if self._rows.rows and since < GATHER:
                     room = 0
                 new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            for do, done in between:
+                try:
+                    done.set_result(do())
+                except Exception as error:  # noqa: BLE001  (the asker's to see)
+                    done.set_exception(error)
             since = 0 if new else since + 1
             self._admit(new)
             if self._rows.rows:

@@ -177,6 +177,14 @@ class Service:
         visible = self._visible(Filter())
         with self._lock:
             before = list(self._under_way)
+        try:
+            self._until_over(before, visible, name)
+        finally:
+            self.builder.wake()
+        return job
+
+    def _until_over(self, before: Sequence[_UnderWay], visible: Visible, name: str) -> None:
+        """Wait for the answers that may rest on what is not visible any more."""
         end = time.monotonic() + self.settings.timeout
         for one in before:
             while not one.over.wait(0.05):
@@ -185,8 +193,6 @@ class Service:
                     break
                 if time.monotonic() > end:
                     raise PragError(f"an answer that may rest on {name!r} has not come to its end")
-        self.builder.wake()
-        return job
 
     def state(self, name: str) -> str | None:
         """`ready`, `adding`, or None where there is no such document (any more)."""
@@ -241,10 +247,14 @@ class Service:
         with self._lock:
             if self._library is None or self._library[0] != changed:
                 try:
-                    self._library = changed, self.kb.library()
+                    self._library = changed, self._opened()
                 except PragError as error:
                     raise NotReadyError(str(error)) from error
             return self._library[1]
+
+    def _opened(self) -> Library:
+        # To open it may have the model read something, which must not see a question's adapters.
+        return self.kb.library() if self.rows is None else self.rows.between(self.kb.library)
 
     def _rebuilt(self) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ const METHODS = [
 ];
 const STAGES = {
   // what is done, and what is counted
+  load: ["loading the model", ""],
   wait: ["waiting for another process that writes to the library", ""],
   augment: ["writing question-answer pairs", "passages"],
   read: ["reading the texts that adapters are to leave alone", "texts"],
