@@ -134,6 +134,17 @@ def test_encode_figures_follow_from_the_runs(tiny, monkeypatch):
     assert found["paper_tokens_published"] == 5 * 700
 
 
+def test_the_memory_of_a_step_is_measured_in_a_process_of_its_own(model_folder):
+    small, large = (
+        in_a_process("prag.bench.training", model_folder, "paper", tokens)
+        for tokens in (2_000, 20_000)
+    )
+    assert small["step_tokens"] <= 2_000 < large["step_tokens"] <= 20_000
+    assert large["passages"] > small["passages"]
+    if large["step_mb"] is not None:  # Linux
+        assert large["step_mb"] > small["step_mb"] > 0
+
+
 def test_a_mixed_recipe_is_compared_in_both_precisions(monkeypatch):
     monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
     mixed = replace(SHORT, train=replace(SHORT.train, precision="mixed"))

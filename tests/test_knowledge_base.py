@@ -17,7 +17,7 @@ from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError
 from prag.config import PAPER
 from prag.generate import TransformersEngine
-from prag.knowledge_base import build, knowledge_base
+from prag.knowledge_base import build
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
@@ -268,7 +268,6 @@ def test_flipped_byte_is_found_named_and_mended(kb):
 
 
 def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(knowledge_base, "TOKENS_A_STEP", 700)
     encode = build.encode_group
     groups: list[list[str]] = []
 
@@ -287,9 +286,9 @@ def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_pat
         groups.clear()
         if name == "stopped":
             with pytest.raises(KeyboardInterrupt):
-                kb.build()
+                kb.build(tokens_a_step=700)
             stop_after = 99
-        kb.build()
+        kb.build(tokens_a_step=700)
         seen.append(list(groups))
     assert seen[0] == seen[1]
     assert len(seen[0]) > 3

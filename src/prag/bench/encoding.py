@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from prag.augment import taught
 from prag.batches import TOKENS_A_STEP, group_lessons
 from prag.bench.peft_loops import PUBLISHED_LENGTH, PeftLoop
+from prag.bench.processes import in_a_process
 from prag.bench.profile import shares
 from prag.bench.timing import Spread, alternate, matmul, ratio
-from prag.config import PAPER, Recipe, default_recipe
+from prag.config import PAPER, RECIPES, Recipe, default_recipe
 from prag.encode import encode_group
 from prag.evaluate.texts import format_passages
-from prag.model import BaseModel
+from prag.model import PACKAGED, BaseModel
 from prag.precision import learner
 from prag.progress import Tell, silent
 from prag.prompts import Lesson, lesson
@@ -85,9 +87,10 @@ def bench_encode(
     Returns:
         `dtype` (what the base model computed in), `steps` and `tokens` of a passage,
         `tokens_published`, `passages_per_s`, `ratio_published`, `ratio_unpadded`,
-        `flop_per_passage`, `peak_fraction` and `shares` (of the time, by kind of operation) of the
-        default recipe, the same of `paper` with `paper_` before the name, and under `runs` every
-        spread they come from. A ratio is of the seconds a passage. The loops train in the
+        `flop_per_passage`, `peak_fraction`, `shares` (of the time, by kind of operation) and
+        `memory` (`prag.bench.training`; None for a model that cannot be loaded by its name again)
+        of the default recipe, the same of `paper` with `paper_` before the name, and under `runs`
+        every spread they come from. A ratio is of the seconds a passage. The loops train in the
         precision that the base was loaded in; where the encoder does not, `ratio_unpadded_mixed` is
         over the loop in the encoder's.
 
@@ -139,17 +142,24 @@ def bench_encode(
         result[f"{name}flop_per_passage"] = flop
         result[f"{name}peak_fraction"] = flop / ours.median / peaks[_matmul(dtype)]
         result[f"{name}shares"] = _shares(work)
+        result[f"{name}memory"] = _memory(base, work.recipe)
     result["flop_per_s"] = peaks
     result["passages"] = len(works[""].lessons)
     result["runs"] = {name: spread.as_dict() for name, spread in spreads.items()}
     return result
 
 
-def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Work:
+def packaged_lessons(base: BaseModel, recipe: Recipe) -> list[Lesson]:
+    """What the packaged passages are trained on."""
     made = []
     for passage, augmentation in format_passages():
         used = taught(augmentation, passage, recipe)
         made.append(lesson(base.tokenizer, passage, used, recipe.train, recipe.wording))
+    return made
+
+
+def _work(base: BaseModel, recipe: Recipe, passages: int, progress: Tell) -> _Work:
+    made = packaged_lessons(base, recipe)
     lessons = [made[n % len(made)] for n in range(passages)]
     trained = learner(base, recipe.train.precision)
     quiet = quiet_of(base, sites_of(base, recipe.train), recipe, progress)
@@ -181,6 +191,13 @@ def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
             run()
 
     return repeated
+
+
+def _memory(base: BaseModel, recipe: Recipe) -> dict[str, Any] | None:
+    """What the training of a full group takes; None for a model that has no name to load it by."""
+    if recipe.name not in RECIPES or not (base.name == PACKAGED or Path(base.name).is_dir()):
+        return None
+    return in_a_process("prag.bench.training", base.name, recipe.name, TOKENS_A_STEP)
 
 
 def _shares(work: _Work) -> dict[str, float]:

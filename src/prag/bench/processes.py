@@ -50,13 +50,14 @@ def percentiles(run: Callable[[T], object], inputs: Iterable[T]) -> tuple[float,
     return cuts[49], cuts[98]
 
 
-def memory_mb() -> float | None:
-    """What this process has in memory, as Linux counts it; None elsewhere.
+def memory_mb(peak: bool = False) -> float | None:
+    """What this process has in memory, or had at its peak, as Linux counts it; None elsewhere.
 
     The peak that `getrusage` gives would be that of the process which started this one.
     """
+    name = "VmHWM" if peak else "VmRSS"
     try:
         lines = Path("/proc/self/status").read_text("ascii").splitlines()
     except OSError:
         return None
-    return next((int(li.split()[1]) * 1024 / 1e6 for li in lines if li.startswith("VmRSS")), None)
+    return next((int(li.split()[1]) * 1024 / 1e6 for li in lines if li.startswith(name)), None)

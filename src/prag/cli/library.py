@@ -143,6 +143,10 @@ def build(
         Optional[str],  # noqa: UP045
         typer.Option(help="From now on use this recipe: paper, small, or a TOML file."),
     ] = None,
+    step_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Tokens of a training step; fewer take less memory. Default: 1024."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Augment, encode and index what is missing. Can be stopped and run again."""
@@ -150,7 +154,8 @@ def build(
 
     opened = _open(kb)
     with shown(err_console) as tell:
-        report = opened.build(tell, load_recipe(recipe) if recipe else None)
+        chosen = load_recipe(recipe) if recipe else None
+        report = opened.build(tell, chosen, tokens_a_step=step_tokens)
     if as_json:
         print_json(asdict(report))
         return

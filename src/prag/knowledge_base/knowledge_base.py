@@ -227,6 +227,7 @@ class KnowledgeBase(Reader):
         progress: Tell | None = None,
         recipe: Recipe | None = None,
         only: Collection[str] | None = None,
+        tokens_a_step: int | None = None,
     ) -> BuildReport:
         """Augment, encode and index what is missing; keep the rest. Can be killed and run again.
 
@@ -235,10 +236,14 @@ class KnowledgeBase(Reader):
             recipe: from now on use this one; adapters of another recipe are kept beside its own.
             only: ids of the passages to augment and encode, where not all are needed (an
                 evaluation of a few questions); the whole corpus is indexed all the same.
+            tokens_a_step: padded tokens of a training step, which its memory grows with; by default
+                `TOKENS_A_STEP`. Adapters are the same up to rounding.
 
         Raises:
             PragError: the corpus is empty, another process is writing, the disk is full ...
         """
+        if tokens_a_step is not None and tokens_a_step < 1:
+            raise PragError("a training step has at least 1 token")
         tell = progress or silent
         clock = build.Clock()
         if recipe is not None:
@@ -266,7 +271,7 @@ class KnowledgeBase(Reader):
                 store,
                 plan,
                 good,
-                TOKENS_A_STEP,
+                tokens_a_step or TOKENS_A_STEP,
                 self.settings.codec,
                 tell,
             )
