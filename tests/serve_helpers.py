@@ -41,9 +41,9 @@ def make_kb(folder, model_folder, texts=TOWERS):
 
 
 @contextmanager
-def served(kb, **settings):
+def served(kb, engine=None, **settings):
     """The service, and a client of it."""
-    service = Service(kb, ServeSettings(**settings))
+    service = Service(kb, ServeSettings(**settings), engine)
     config = uvicorn.Config(create_app(service), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -15,7 +15,7 @@ from prag.config import GenerateConfig
 from prag.serve.asking import Asked, Call, Turn
 from prag.serve.service import Service
 from prag.serve.settings import ServeSettings
-from serve_helpers import TOWERS, asked, make_kb, served, wait_for
+from serve_helpers import BUILDERS, TOWERS, asked, make_kb, served, wait_for
 
 pytestmark = pytest.mark.fast
 CHAT = "/v1/chat/completions"
@@ -261,6 +261,58 @@ def test_a_document_is_added_answers_and_is_withdrawn(model_folder, tmp_path):
         found = client.post(CHAT, json=asked(question)).json()["prag"]["passages"]
         assert found[0]["documents"] == ["Estrel.txt"]
     assert kb.verify().problems == ()
+
+
+def test_each_of_many_clients_gets_its_own_while_documents_come_and_go(model_folder, tmp_path):
+    kb = make_kb(tmp_path / "kb", model_folder)
+    methods = ("parametric", "in-context", "combined", "closed-book")
+    questions = [f"Who built the tower {name}?" for name in BUILDERS]
+    filters = {"documents": list(TOWERS)}  # what comes and goes is not theirs
+    pairs = [(q, m) for q in questions for m in methods]
+    with served(kb, rows=6) as (service, client):
+
+        def answer(question, method):
+            body = asked(question, method, max_tokens=12, prag={"top_k": 1, "filter": filters})
+            reply = client.post(CHAT, json=body)
+            assert reply.status_code == 200, reply.text
+            return reply.json()["choices"][0]["message"]["content"]
+
+        alone = {pair: answer(*pair) for pair in pairs}
+        assert len(set(alone.values())) > len(questions)  # another one's would be seen
+        wrong, over = [], threading.Event()
+
+        def ask(n):
+            for i in range(12):
+                pair = pairs[(7 * n + 5 * i) % len(pairs)]
+                if answer(*pair) != alone[pair]:
+                    wrong.append(pair)
+
+        def churn():
+            while not over.is_set():
+                body = {"documents": [{"name": "x.txt", "text": "The tower Brixo is Eli Nes's."}]}
+                wait_for(client, client.post("/documents", json=body).json()["id"])
+                client.delete("/documents/x.txt").raise_for_status()
+                found = client.get("/search", params={"q": "tower Brixo Nes"}).json()["passages"]
+                if any("x.txt" in p["documents"] for p in found):
+                    wrong.append("x.txt")
+
+        churning = threading.Thread(target=churn)
+        askers = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
+        for thread in (churning, *askers):
+            thread.start()
+        for thread in askers:
+            thread.join(120)
+        over.set()
+        churning.join(120)
+        assert wrong == []
+        text = client.get("/metrics").text
+        assert 'prag_rows_bucket{le="4.0"}' in text
+        rows = {
+            li.split("}")[0]: float(li.split()[-1]) for li in text.splitlines() if "rows_b" in li
+        }
+        several = rows['prag_rows_bucket{le="+Inf"'] - rows['prag_rows_bucket{le="1.0"']
+        assert several > 20  # they did share passes
+        assert service.inbox.hidden() <= {"x.txt"}
 
 
 def test_killed_in_the_middle_everything_that_was_taken_comes_to_be_there(model_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -370,6 +371,36 @@ def test_a_knowledge_base_answers_through_it(prag, served, built_kb, model_folde
         "--engine-model", "base", "--adapter-folder", tmp_path / "seen",
     )  # fmt: skip
     assert (code, own.ask(questions[0]).text in said) == (0, True)
+
+
+def test_the_service_answers_through_it(served, built_kb, model_folder, tmp_path):
+    from serve_helpers import asked
+    from serve_helpers import served as serving
+
+    kb = KnowledgeBase.open(built_kb)
+    wrong = serving(kb, lambda base: VllmEngine(base, served.url, folder=tmp_path))
+    with wrong as (_, client):  # which serves another model
+        reply = client.post("/v1/chat/completions", json=asked("Is Calver2 a tower?"))
+        assert reply.status_code == 502
+        assert "Adapters fit only the model" in reply.json()["error"]["message"]
+    base = load_model(str(model_folder))
+    served.base, served.engine = base, TransformersEngine(base)
+    question = "How high is the tower Brixo1?"
+    with serving(kb, lambda base: VllmEngine(base, served.url, folder=tmp_path)) as (_, client):
+        for method in ("parametric", "in-context", "combined", "closed-book"):
+            expected = kb.ask(question, method).raw.strip().removeprefix(":").strip()
+            for stream in (False, True):
+                body = asked(question, method, max_tokens=20, stream=stream)
+                reply = client.post("/v1/chat/completions", json=body)
+                assert reply.status_code == 200, reply.text
+                if stream:
+                    lines = [line[6:] for line in reply.text.split("\n\n") if line][:-1]
+                    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines]
+                    text = "".join(delta.get("content", "") for delta in deltas)
+                else:
+                    text = reply.json()["choices"][0]["message"]["content"]
+                assert text == expected
+        assert "prag_questions_total" in client.get("/metrics").text
 
 
 def test_the_command_says_what_is_missing(prag, built_kb):

@@ -18,6 +18,10 @@ class PragError(Exception):
     """An error a user can act on: its text says what is wrong, where, and how to mend it."""
 
 
+class EngineError(PragError):
+    """What generates cannot be reached, or is not what it should be: no question's own fault."""
+
+
 @dataclass(frozen=True)
 class Passage:
     """The unit that is retrieved and encoded. Its id is the hash of title, newline, text."""

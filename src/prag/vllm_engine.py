@@ -27,7 +27,7 @@ from prag.generate import Generated, Request, check_length, cut, end_ids
 from prag.lora import Merged
 from prag.model import BaseModel
 from prag.prompts import text_ids
-from prag.records import PragError
+from prag.records import EngineError, PragError
 from prag.trace import Trace, pieces_of
 from prag.vllm_server import Adapters, Served, Server
 
@@ -214,7 +214,7 @@ class VllmEngine:
         theirs = torch.tensor(self._server.logs_of(served.name, ids), dtype=own.dtype)
         difference = float((own - theirs).abs().mean())
         if not difference <= SAME_MODEL:
-            raise PragError(
+            raise EngineError(
                 f"the model {served.name!r} of the server {self._server.url} is not "
                 f"{self.base.name!r}: the log-probabilities of a text differ by {difference:.2f} "
                 f"at the mean, more than the {SAME_MODEL} of rounding. Adapters fit only the model "

@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from prag.disk import explain
 from prag.lora import Adapter, Merged
 from prag.peft_folder import write_peft_folder
-from prag.records import ID_LENGTH, PragError
+from prag.records import ID_LENGTH, EngineError, PragError
 
 if TYPE_CHECKING:
     import httpx
@@ -107,7 +107,7 @@ class Server:
             (name,) = cards
         if name is None or name not in cards:
             asked = "none was named" if name is None else f"not {name!r}"
-            raise PragError(
+            raise EngineError(
                 f"the server {self.url} serves {', '.join(map(repr, cards)) or 'no model'}, "
                 f"{asked}: give its name there (--engine-model)"
             )
@@ -145,14 +145,14 @@ class Server:
                 else:
                     yield from self._pieces(json.loads(text))
         if not done:
-            raise PragError(f"the server {self.url} broke off in the middle of an answer")
+            raise EngineError(f"the server {self.url} broke off in the middle of an answer")
 
     def _pieces(self, event: dict[str, Any]) -> Iterator[Piece]:
         if "error" in event:
-            raise PragError(f"the server {self.url} broke off: {event['error']}")
+            raise EngineError(f"the server {self.url} broke off: {event['error']}")
         for choice in event.get("choices", []):
             if choice.get("token_ids") is None:
-                raise PragError(
+                raise EngineError(
                     f"the server {self.url} gives no token ids (`return_token_ids`): it is not "
                     "vLLM, or too old a one"
                 )
@@ -169,7 +169,7 @@ class Server:
         try:
             self._sent("POST", "load_lora_adapter", body)
         except RefusedError as error:
-            raise PragError(f"{error}\n{_mend(error.said, folder, rank)}".rstrip()) from error
+            raise EngineError(f"{error}\n{_mend(error.said, folder, rank)}".rstrip()) from error
 
     def unload(self, name: str) -> None:
         """Let the server forget an adapter; one that it has forgotten already is no error.
@@ -191,7 +191,7 @@ class Server:
         try:
             return dict(self._sent(method, path, body).json())
         except ValueError as error:
-            raise PragError(
+            raise EngineError(
                 f"{self.url}/{path} answers with no JSON: give the URL of a vLLM server up to /v1 "
                 "(--engine-url)"
             ) from error
@@ -223,11 +223,11 @@ class Server:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise PragError(
+            raise EngineError(
                 f"the server {self.url} said nothing for {self.timeout:g} s: {error!r}"
             ) from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise PragError(
+            raise EngineError(
                 f"no vLLM server answers at {self.url}: {error}. Start one (docs/vllm.md), or give "
                 "another URL (--engine-url)"
             ) from error

@@ -12,7 +12,7 @@ from prag.generate import Generated, Request
 from prag.methods.base import Ask, Desk, Library, Method, Steps, no_hits
 from prag.metrics import extract
 from prag.prompts import Style
-from prag.records import ID_LENGTH, Answer, Hit, PragError
+from prag.records import ID_LENGTH, Answer, EngineError, Hit, PragError
 
 
 @dataclass
@@ -50,6 +50,8 @@ class _Run:
             self.request = replace(request, beginning=library.beginning)
         except StopIteration as done:
             self.raw = done.value
+        except EngineError:
+            raise  # it would be every question's
         except PragError as error:
             self.error = str(error)
 
@@ -65,6 +67,9 @@ def answer_all(
 
     Questions that wait for the model are answered together; what a question's answer is does not
     depend on those beside it, up to rounding, nor on those before.
+
+    Raises:
+        EngineError: the engine cannot answer any.
     """
     library.engine.begin()
     runs = [_begin(library, method, ask, style, config) for ask in asks]

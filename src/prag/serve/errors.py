@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prag.records import PragError
+from prag.records import EngineError, PragError
 from prag.serve.asking import GoneError, TimedOutError
 from prag.serve.service import NotReadyError, UnknownError
 
@@ -32,6 +32,7 @@ def status_of(error: Exception) -> int:
     kinds: list[tuple[type[Exception], int]] = [
         (UnknownError, 404),
         (NotReadyError, 503),
+        (EngineError, 502),
         (PragError, 400),
         (TimedOutError, 504),
         (GoneError, 499),
