@@ -26,7 +26,7 @@ def test_the_pieces_of_a_stream_are_the_text_that_is_given(parts, stops):
     for part in parts:
         raw += part
         call.stream.show(raw)
-        if any(stop in raw for stop in stops):
+        if call._until(_Nothing())(raw):
             break
     raw = raw.rstrip("\ufffd")  # the end of a text is whole characters
     call.ended[raw] = True

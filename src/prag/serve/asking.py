@@ -112,8 +112,9 @@ class Call:
 
     def finish(self, raw: str) -> tuple[str, str]:
         """The text that is given for a raw answer, and why it ends there."""
-        cut = min((raw.find(s) for s in self.stops if s in raw), default=None)
-        text = _bare(raw if cut is None else raw[:cut]).rstrip()
+        said = _bare(raw)
+        cut = min((said.find(stop) for stop in self.stops if stop in said), default=None)
+        text = said[:cut].rstrip()
         stopped = cut is not None or self.ended.get(raw, True)
         if self.stream is not None:
             self.stream.rest(text)
@@ -125,7 +126,7 @@ class Call:
                 return True
             if self.stream is not None and not self.held:
                 self.stream.show(text)
-            if any(stop in text for stop in self.stops):
+            if any(stop in _bare(text) for stop in self.stops):
                 return True
             return request.until is not None and request.until(text)
 
