@@ -5,7 +5,7 @@
 Makes a knowledge base in FOLDER (kept for the next time) in which each client has a document with
 a code word of its own, starts the service, asks every question once, alone, and then lets all
 clients ask theirs, in mixed methods, until the time is over. An answer must be the one that was
-given alone; one that holds another client's code word is a leak. With `--churn` documents are added
+given alone; another one that holds another client's code word is a leak. With `--churn` documents are added
 and withdrawn meanwhile, and each withdrawn one is asked about once the call has returned.
 """
 
@@ -31,7 +31,7 @@ from prag import KnowledgeBase
 from prag.provenance import made_by
 from prag.records import Document, Passage
 
-METHODS = ("parametric", "in-context", "combined", "closed-book")
+METHODS = ["parametric", "in-context", "combined", "closed-book"]
 _WORDS = (
     "Zephyrine Obsidian Marigold Tourmaline Bergamot Halcyon Juniper Cormorant Saffron "
     "Quicksilver Larkspur Vermilion Pomander Gossamer Cinnabar Thimble Nightjar Alabaster "
@@ -117,12 +117,13 @@ class Server:
 
 def ask(client: httpx.Client, n: int, method: str) -> dict:
     """Ask the question of client n."""
-    body = {"model": f"prag/{method}", "messages": [{"role": "user", "content": question(n)}]}
-    return (
-        client.post("/v1/chat/completions", json={**body, "max_tokens": 20})
-        .raise_for_status()
-        .json()
-    )
+    body = {
+        "model": f"prag/{method}",
+        "messages": [{"role": "user", "content": question(n)}],
+        "max_tokens": 20,
+        "prag": {"top_k": 1},  # its own passage, so that the code word is its own
+    }
+    return client.post("/v1/chat/completions", json=body).raise_for_status().json()
 
 
 def text_of(reply: dict) -> str:
@@ -133,8 +134,8 @@ def text_of(reply: dict) -> str:
 class Load:
     """What the clients see."""
 
-    def __init__(self, server: Server, clients: int, alone: dict) -> None:
-        self.server, self.clients, self.alone = server, clients, alone
+    def __init__(self, server: Server, methods: list[str], alone: dict) -> None:
+        self.server, self.methods, self.alone = server, methods, alone
         self.seconds: dict[str, list[float]] = collections.defaultdict(list)
         self.errors: list[str] = []
         self.differ: list[tuple[int, str, str]] = []
@@ -147,7 +148,7 @@ class Load:
         order = random.Random(n)
         with self.server.client() as client:
             while not self.over.is_set():
-                method = order.choice(METHODS)
+                method = order.choice(self.methods)
                 began = time.perf_counter()
                 try:
                     text = text_of(ask(client, n, method))
@@ -157,8 +158,8 @@ class Load:
                 self.seconds[method].append(time.perf_counter() - began)
                 if text != self.alone[n, method]:
                     self.differ.append((n, method, text))
-                if any(w in text for m, w in enumerate(WORDS) if m != n):
-                    self.leaks.append((n, method, text))
+                    if any(word in text for m, word in enumerate(WORDS) if m != n):
+                        self.leaks.append((n, method, text))
 
     def watch(self) -> None:
         """Memory, every five seconds."""
@@ -230,11 +231,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--churn", action="store_true")
     parser.add_argument("--kill", action="store_true", help="kill -9 in the middle of a build, too")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    methods = args.methods.split(",")
     kb = prepared(args.folder, args.clients)
     server = Server(kb, args.folder / "serve.log")
     alone, times = {}, collections.defaultdict(list)
@@ -242,15 +245,15 @@ def main() -> None:
         ask(client, 0, "parametric")
         began = time.perf_counter()
         for n in range(args.clients):
-            for method in METHODS:
+            for method in methods:
                 start = time.perf_counter()
                 alone[n, method] = text_of(ask(client, n, method))
                 times[method].append(time.perf_counter() - start)
         serial = len(alone) / (time.perf_counter() - began)
-    right = {m: sum(WORDS[n] in alone[n, m] for n in range(args.clients)) for m in METHODS}
+    right = {m: sum(WORDS[n] in alone[n, m] for n in range(args.clients)) for m in methods}
     print(f"alone: {serial:.2f} answers/s, code word said: {right}", flush=True)
 
-    load = Load(server, args.clients, alone)
+    load = Load(server, methods, alone)
     churn = Churn(server, args.clients)
     threads = [threading.Thread(target=load.client, args=(n,)) for n in range(args.clients)]
     threads.append(threading.Thread(target=load.watch))
