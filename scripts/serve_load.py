@@ -5,8 +5,9 @@
 Makes a knowledge base in FOLDER (kept for the next time) in which each client has a document with
 a code word of its own, starts the service, asks every question once, alone, and then lets all
 clients ask theirs, in mixed methods, until the time is over. An answer must be the one that was
-given alone; another one that holds another client's code word is a leak. With `--churn` documents are added
-and withdrawn meanwhile, and each withdrawn one is asked about once the call has returned.
+given alone; one that is not, and holds another client's code word, is a leak. With `--churn`
+documents are added and withdrawn meanwhile, and each withdrawn one is asked about once the call has
+returned. With `--kill` the service is killed while it builds documents in, and started again.
 """
 
 from __future__ import annotations
