@@ -228,25 +228,32 @@ async def _respond(
     gate.enter(len(asked))
     if body.stream:
         return _EventStream(_Streamed(gate, body, asked, shapes))
+    calls = [_call(gate, None, one) for one in asked]
+    work = [asyncio.ensure_future(gate.answer(*pair)) for pair in zip(asked, calls, strict=True)]
+    replies = asyncio.gather(*work)
+    left = asyncio.ensure_future(_left(request))
     try:
-        calls = [_call(gate, None, one) for one in asked]
-        work = [
-            asyncio.ensure_future(gate.answer(*pair)) for pair in zip(asked, calls, strict=True)
-        ]
-        try:
-            while not all(task.done() for task in work):
-                await asyncio.wait(work, timeout=0.25)
-                if await request.is_disconnected():
-                    for call in calls:
-                        call.gone.set()
-            replies = [await task for task in work]
-        finally:
-            for call in calls:
-                call.gone.set()
-            await asyncio.gather(*work, return_exceptions=True)
+        either: list[asyncio.Future[Any]] = [replies, left]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not replies.done():
+            _give_up(calls)
+        return JSONResponse(shapes.whole(await replies))
     finally:
+        left.cancel()
+        _give_up(calls)
+        await asyncio.gather(*work, return_exceptions=True)
         gate.leave(len(asked))
-    return JSONResponse(shapes.whole(replies))
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _give_up(calls: list[Call]) -> None:
+    for call in calls:
+        call.gone.set()
 
 
 def _call(gate: Gate, on_text: OnText | None, asked: Asked) -> Call:
@@ -299,8 +306,7 @@ class _Streamed:
                 yield _event(self.shapes.total([replies[i] for i in sorted(replies)]))
             yield "data: [DONE]\n\n"
         finally:
-            for call in calls:
-                call.gone.set()
+            _give_up(calls)
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(asyncio.gather(*work, return_exceptions=True))
 
