@@ -2,8 +2,8 @@
 
 The model is asked to write it, after worked examples, and is believed only as far as a rule can
 check: all that its question speaks of was spoken of in the conversation, and something of the last
-question is in it. Otherwise the last question is asked as it is, and searched for with the words of
-the user's question before it.
+question is in it, and it does not lean on anything itself. Otherwise the question before and what
+was answered stand before the last question, for the search and for the model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from prag.serve.asking import Turn
 
 TURNS = 6
 """Of a conversation, the last ones that count."""
+
+MOST = 300
+"""Characters of a turn, or of a question that the model writes, that are of use."""
 
 _EXAMPLES = """\
 A conversation, and its last question written so that it can be understood alone.
@@ -49,17 +52,17 @@ _GOES_ON = re.compile(
 )
 
 
-def condense(base: BaseModel, engine: Engine, turns: Sequence[Turn]) -> tuple[str, str]:
-    """The question to answer, and the text to search for.
+def condense(base: BaseModel, engine: Engine, turns: Sequence[Turn]) -> str:
+    """The question to search for and to answer.
 
     Args:
         turns: of the user and the assistant; the last is the user's.
     """
     last = turns[-1].text.strip()
     before = [t for t in turns[:-1] if t.text.strip()][-TURNS:]
-    asked = [t.text for t in before if t.role == "user"]
+    asked = [i for i, turn in enumerate(before) if turn.role == "user"]
     if not asked or not goes_on(last):
-        return last, last
+        return last
     names = {"user": "User", "assistant": "Assistant"}
     said = "".join(f"{names[t.role]}: {' '.join(t.text.split())}\n" for t in [*before, turns[-1]])
     ids = tuple(text_ids(base.tokenizer, f"{_EXAMPLES}{said}Alone:"))
@@ -67,8 +70,8 @@ def condense(base: BaseModel, engine: Engine, turns: Sequence[Turn]) -> tuple[st
     (made,) = engine.generate([request], GenerateConfig())
     alone = made.text.strip().split("\n")[0].strip()
     if _believable(alone, last, before):
-        return alone, alone
-    return last, f"{asked[-1]} {last}"
+        return alone
+    return " ".join([*(" ".join(t.text.split())[:MOST] for t in before[asked[-1] :]), last])
 
 
 def goes_on(question: str) -> bool:
@@ -82,7 +85,7 @@ def content(text: str) -> set[str]:
 
 
 def _believable(alone: str, last: str, before: Sequence[Turn]) -> bool:
-    if not alone.endswith("?") or len(alone) > 300:
+    if not alone.endswith("?") or len(alone) > MOST or goes_on(alone):
         return False
     known = content(" ".join(t.text for t in before)) | content(last)
     new = content(alone)

@@ -114,14 +114,14 @@ class Service:
         """
         began = time.perf_counter()
         turns = [t for t in asked.turns if t.role != "system"]
-        question, query = condense(self.kb.base, unheard(call), turns)
+        question = condense(self.kb.base, unheard(call), turns)
         condensed = time.perf_counter() - began
         for attempt in range(ATTEMPTS):
             library = replace(self.library(), engine=call)
             if asked.method == "combined" and library.recipe.combine == "surer":
                 call.hold()
             with self._asking() as under_way:
-                ask = self._find(asked, question, query, library)
+                ask = self._find(asked, question, library)
                 if not self._enter(under_way, ask.hits):
                     continue  # withdrawn between its being found and now
                 answer = self._answered(asked, ask, library)
@@ -281,13 +281,13 @@ class Service:
         visible = self._visible(Filter())
         return all(passage in visible for passage in under_way.passages)
 
-    def _find(self, asked: Asked, question: str, query: str, library: Library) -> Ask:
+    def _find(self, asked: Asked, question: str, library: Library) -> Ask:
         began = time.perf_counter()
         hits: list[Hit] = []
         if method_named(asked.method).given_passages:
             visible = self._visible(asked.filter)
             if asked.passages is None:
-                (hits,) = library.search([query], asked.top_k, visible)
+                (hits,) = library.search([question], asked.top_k, visible)
             else:
                 for rank, passage_id in enumerate(asked.passages):
                     if passage_id not in visible:
