@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from prag.config import GenerateConfig
+from prag.records import PragError
 from prag.serve.asking import Asked, Call, Turn
 from prag.serve.service import Service
 from prag.serve.settings import ServeSettings
-from serve_helpers import BUILDERS, TOWERS, asked, make_kb, served, wait_for
+from serve_helpers import BUILDERS, TOWERS, asked, documents, make_kb, served, wait_for
 
 pytestmark = pytest.mark.fast
 CHAT = "/v1/chat/completions"
@@ -350,6 +351,36 @@ def test_jobs_that_the_process_always_dies_of_fail(model_folder, tmp_path, monke
         assert job["state"] == "failed"
         assert "ended 3 times" in job["error"]
         assert client.post(CHAT, json=asked(QUESTION)).status_code == 200
+
+
+def test_only_the_job_that_kills_the_process_fails(model_folder, tmp_path, monkeypatch):
+    kb = make_kb(tmp_path / "kb", model_folder)
+    died = []
+
+    def run(self, at_once):
+        jobs = self._inbox.open_jobs()
+        taken = jobs[: int(at_once)] if at_once else jobs
+        if any("poison.txt" in job.documents for job in taken):
+            died.append(len(taken))
+            return [job.id for job in taken]
+        for job in taken:
+            self._inbox.finish(job.id)
+        return None
+
+    monkeypatch.setattr("prag.serve.builder.Builder._turn", run)
+    with served(kb) as (service, client):
+        service.builder._wanted.clear()
+        names = ["first.txt", "poison.txt", "last.txt"]
+        jobs = [service.inbox.add(documents({name: "A hut."})).id for name in names]
+        service.builder.wake()
+        assert [wait_for(client, job)["state"] for job in jobs] == ["done", "failed", "done"]
+    assert died == [3, 1, 1]
+
+
+def test_one_service_a_folder(running):
+    service, _ = running
+    with pytest.raises(PragError, match="another service"):
+        Service(service.kb, ServeSettings())
 
 
 def test_another_process_that_writes_is_waited_for(model_folder, tmp_path):

@@ -81,6 +81,20 @@ def test_jobs_are_on_the_disk_when_they_are_taken(tmp_path):
     assert inbox.get(added.id).state == "failed"  # what is over stays so
 
 
+def test_a_withdrawal_that_failed_hides_and_waits_until_it_is_done(tmp_path):
+    inbox = Inbox(tmp_path / INBOX)
+    withdrawn = inbox.withdraw("a.txt")
+    inbox.finish(withdrawn.id, "the disk is full")
+    assert inbox.hidden() == {"a.txt"}
+    again = Inbox(tmp_path / INBOX)
+    assert again.hidden() == {"a.txt"}
+    assert [j.id for j in again.open_jobs()] == [withdrawn.id]
+    later = again.add([DOCUMENT])
+    assert again.hidden() == {"a.txt"}
+    again.finish(later.id)
+    assert again.hidden() == frozenset()  # it is another one of that name
+
+
 def test_ids_follow_each_other_whatever_the_clock_says(tmp_path, monkeypatch):
     inbox = Inbox(tmp_path / INBOX)
     first = inbox.add([DOCUMENT])

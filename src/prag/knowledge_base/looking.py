@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from prag.corpus import DocumentRow
+from prag.corpus import Counts, DocumentRow
 from prag.knowledge_base import inspect
 from prag.knowledge_base.folder import Folder
 from prag.knowledge_base.inspect import Status, VerifyReport
@@ -25,6 +25,11 @@ class Looker(Folder):
         """The documents, in the order in which they were first added."""
         with self._catalogue(readonly=True) as catalogue:
             return list(catalogue.documents())
+
+    def count(self) -> Counts:
+        """How many documents and passages there are."""
+        with self._catalogue(readonly=True) as catalogue:
+            return catalogue.count()
 
     def document(self, name: str) -> DocumentRow | None:
         """The document of a name, None if there is none."""

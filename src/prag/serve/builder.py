@@ -35,9 +35,13 @@ Say = Callable[[dict[str, Any]], None]
 """Told `{"begin": [ids]}`, `{"stage", "done", "total"}`, and `{"over": id, "error": text}`."""
 
 
-def work(kb: KnowledgeBase, say: Say) -> None:
-    """Do the jobs that wait, until there is none."""
-    while jobs := (inbox := Inbox(kb.folder / INBOX)).open_jobs():
+def work(kb: KnowledgeBase, say: Say, at_once: int | None = None) -> None:
+    """Do the jobs that wait, until there is none.
+
+    Args:
+        at_once: how many are done with one build; by default all that wait.
+    """
+    while jobs := (inbox := Inbox(kb.folder / INBOX)).open_jobs()[:at_once]:
         say({"begin": [job.id for job in jobs]})
         say({"stage": "load", "done": 0, "total": 0})
         building: list[Job] = []
@@ -77,7 +81,7 @@ def _build(kb: KnowledgeBase, say: Say) -> None:
     def tell(stage: str, done: int, total: int) -> None:
         say({"stage": stage, "done": done, "total": total})
 
-    if kb.status().passages:  # where nothing is left, what was built is passed over
+    if kb.count().passages:  # where nothing is left, what was built is passed over
         kb.build(tell)
 
 
@@ -87,7 +91,10 @@ def _over(inbox: Inbox, job: Job, error: str | None, say: Say) -> None:
 
 
 def main(folder: str) -> None:
-    """The process: each line on the standard input says that jobs may wait; its end is the end."""
+    """The process: a line on the standard input says that jobs wait; its end is the end.
+
+    A line with a number says how many to build in at once.
+    """
     with contextlib.suppress(OSError):
         os.nice(10)  # questions come first
     kb = KnowledgeBase.open(Path(folder))
@@ -98,8 +105,8 @@ def main(folder: str) -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
-    for _ in sys.stdin:
-        work(kb, say)
+    for line in sys.stdin:
+        work(kb, say, int(line) if line.strip() else None)
         say({"idle": True})
 
 
@@ -143,48 +150,52 @@ class Builder:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            while not self._closing.is_set() and self._inbox.open_jobs():
-                if self._turn():
+            while not self._closing.is_set() and (waiting := self._inbox.open_jobs()):
+                # After a death one by one, so that only the job that is to blame fails.
+                alone = any(job.id in died for job in waiting)
+                ids = self._turn("1" if alone else "")
+                if ids is None:
                     continue
                 self._end()
                 if self._closing.is_set():
                     break
-                for job in self._inbox.open_jobs():
-                    died[job.id] = died.get(job.id, 0) + 1
-                    if died[job.id] >= TRIES:
-                        self._give_up(job)
+                for job_id in ids or [waiting[0].id]:
+                    died[job_id] = died.get(job_id, 0) + 1
+                    if died[job_id] >= TRIES:
+                        self._give_up(job_id)
             if self._closing.is_set():
                 self._end()
                 return
 
-    def _turn(self) -> bool:
-        """Let the process do what waits; False if it died over it."""
+    def _turn(self, at_once: str) -> list[str] | None:
+        """Let the process do what waits; the jobs that it died over, None if it did not."""
         process = self._started()
+        ids: list[str] = []
         if process.stdin is None or process.stdout is None:
-            return False
+            return ids
         try:
-            process.stdin.write("\n")
+            process.stdin.write(f"{at_once}\n")
             process.stdin.flush()
         except OSError:
-            return False
-        ids: list[str] = []
+            return ids
         for line in process.stdout:
             said = json.loads(line)
             if "idle" in said:
-                return True
+                return None
             if "begin" in said:
                 ids = said["begin"]
                 self._inbox.tell(ids, state="running")
             elif "over" in said:
                 self._inbox.reread(said["over"])
+                ids = [job_id for job_id in ids if job_id != said["over"]]
                 self._changed()
             else:
                 self._inbox.tell(ids, **said)
-        return False
+        return ids
 
-    def _give_up(self, job: Job) -> None:
+    def _give_up(self, job_id: str) -> None:
         self._inbox.finish(
-            job.id,
+            job_id,
             f"the building process ended {TRIES} times in the middle of this: "
             + " ".join(list(self._said)[-3:]),
         )

@@ -50,6 +50,11 @@ class Job:
         """Whether nothing more comes of it."""
         return self.state in ("done", "failed")
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is to be done at the next start: a withdrawal is never given up."""
+        return not self.over or (self.kind == "withdraw" and self.state == "failed")
+
 
 class Inbox:
     """The jobs of a knowledge base. May be used from any thread."""
@@ -67,8 +72,8 @@ class Inbox:
         except OSError as error:
             raise PragError(explain(error, folder, "making the inbox")) from error
         jobs = [_read(path)[0] for path in sorted(folder.glob("*.json"))]
-        # What was running when its process ended waits again.
-        self._jobs = {j.id: j if j.over else replace(j, state="waiting") for j in jobs}
+        # What was running when its process ended waits again, and a withdrawal until it is done.
+        self._jobs = {j.id: replace(j, state="waiting") if j.pending else j for j in jobs}
         self._hide()
 
     def add(self, documents: Sequence[Document]) -> Job:
@@ -119,7 +124,7 @@ class Inbox:
             job = replace(self._jobs[job_id], state=state, error=error, finished=time.time())
             self._write(job, ())
             self._jobs[job_id] = job
-            over = sorted(j.id for j in self._jobs.values() if j.over)
+            over = sorted(j.id for j in self._jobs.values() if not j.pending)
             for old in over[:-FINISHED]:
                 self._path(old).unlink(missing_ok=True)
                 del self._jobs[old]
@@ -147,9 +152,13 @@ class Inbox:
         return job
 
     def _hide(self) -> None:
-        self._hidden = frozenset(
-            j.documents[0] for j in self._jobs.values() if j.kind == "withdraw" and not j.over
-        )
+        hidden = set()
+        for job in sorted(self._jobs.values(), key=lambda j: j.id):
+            if job.kind == "withdraw" and job.pending:
+                hidden.add(job.documents[0])
+            elif job.kind == "add" and job.state == "done":  # handed in again, after it
+                hidden.difference_update(job.documents)
+        self._hidden = frozenset(hidden)
 
     def _path(self, job_id: str) -> Path:
         return self.folder / f"{job_id}.json"

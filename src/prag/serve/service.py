@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import filelock
+
 from prag.config import Recipe
 from prag.continuous import ContinuousEngine
+from prag.disk import explain
 from prag.generate import Engine
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.settings import FILE
@@ -69,9 +72,17 @@ class Service:
             engine: makes what generates; by default transformers here, rows that come and go.
 
         Raises:
-            PragError: the model cannot be loaded, or a job is damaged.
+            PragError: the model cannot be loaded, a job is damaged, or another service answers
+                from this folder: it would not know what is withdrawn here.
         """
         self.kb, self.settings = kb, settings
+        self._claim = filelock.FileLock(kb.folder / ".serve.lock", timeout=0, thread_local=False)
+        try:
+            self._claim.acquire()
+        except filelock.Timeout:
+            raise PragError(f"another service answers from {kb.folder}: one may") from None
+        except OSError as error:
+            raise PragError(explain(error, kb.folder, "locking it")) from error
         self.meters = Meters()
         self.rows: ContinuousEngine | None = None
         self.engine: Engine
@@ -94,6 +105,7 @@ class Service:
         self.builder.close()
         if self.rows is not None:
             self.rows.close()
+        self._claim.release()
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -196,7 +208,8 @@ class Service:
 
     def state(self, name: str) -> str | None:
         """`ready`, `adding`, or None where there is no such document (any more)."""
-        state = None if self.kb.document(name) is None else "ready"
+        gone = name in self.inbox.hidden() or self.kb.document(name) is None
+        state = None if gone else "ready"
         for job in self.inbox.open_jobs():
             if name in job.documents:
                 state = "adding" if job.kind == "add" else None
@@ -204,7 +217,9 @@ class Service:
 
     def documents(self) -> list[tuple[str, int, str]]:
         """Each document's name, number of passages, and state."""
-        names = {row.name: row.passages for row in self.kb.documents()}
+        hidden = self.inbox.hidden()
+        rows = [row for row in self.kb.documents() if row.name not in hidden]
+        names = {row.name: row.passages for row in rows}
         pending: dict[str, str | None] = {}
         for job in self.inbox.open_jobs():
             for name in job.documents:
