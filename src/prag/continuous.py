@@ -47,8 +47,11 @@ from prag.trace import Trace, pieces_of, trace_of
 
 Result = TypeVar("Result")
 
-GATHER = 2
+GATHER = 4
 """Passes between two times that rows are let in: several prompts are read in less time together."""
+
+SPARE = 32
+"""Tokens of padding that cost less than another pass over the weights."""
 
 
 @dataclass(eq=False)
@@ -242,7 +245,7 @@ class ContinuousEngine:
     def __init__(
         self,
         base: BaseModel,
-        rows: int = 16,
+        rows: int = 32,
         seen: Callable[[int], None] | None = None,
         prefix_bytes: int = MOST_BYTES // 4,
     ) -> None:
@@ -367,7 +370,7 @@ class ContinuousEngine:
             len(row.request.ids) - len(p.ids if p else ())
             for row, p in zip(wanted, begun, strict=True)
         ]
-        for chosen in batches_of_like_length(lengths, self.most):
+        for chosen in batches_of_like_length(lengths, self.most, SPARE):
             group = [wanted[i] for i in chosen]
             try:
                 self._rows.enter(group)

@@ -267,13 +267,14 @@ def cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
     return row, False
 
 
-def batches_of_like_length(lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Indices in batches of up to `rows`, at most a fifth of whose tokens are padding."""
+def batches_of_like_length(lengths: Sequence[int], rows: int, spare: int = 0) -> list[list[int]]:
+    """Indices in batches of up to `rows`, at most a fifth or `spare` of whose tokens are padding."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         grown = [*batches[-1], index] if batches else []
         whole = len(grown) * lengths[index]
-        if grown and len(grown) <= rows and 5 * sum(lengths[i] for i in grown) >= 4 * whole:
+        padding = whole - sum(lengths[i] for i in grown)
+        if grown and len(grown) <= rows and (5 * padding <= whole or padding <= spare):
             batches[-1] = grown
         else:
             batches.append([index])

@@ -37,7 +37,7 @@ def serve(
     engine_url: EngineUrl = None,
     engine_model: EngineModel = None,
     adapter_folder: AdapterFolder = None,
-    rows: Annotated[int, typer.Option(help="Questions that are answered at once.")] = 16,
+    rows: Annotated[int, typer.Option(help="Questions that are answered at once.")] = 32,
     queue: Annotated[int, typer.Option(help="Questions that may wait.")] = 64,
     timeout: Annotated[float, typer.Option(help="Seconds a question may take.")] = 120.0,
     allowed_host: Annotated[

@@ -14,7 +14,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class ServeSettings:
     """How much is taken, and from whom."""
 
-    rows: int = 16  # questions whose tokens are made at once
+    rows: int = 32  # questions whose tokens are made at once
     queue: int = 64  # questions that may wait for a place
     timeout: float = 120.0  # seconds a question may take
     body_seconds: float = 30.0  # seconds the body of a request may take to come
