@@ -268,7 +268,7 @@ def cut(row: list[int], ends: set[int]) -> tuple[list[int], bool]:
 
 
 def batches_of_like_length(lengths: Sequence[int], rows: int, spare: int = 0) -> list[list[int]]:
-    """Indices in batches of up to `rows`, at most a fifth or `spare` of whose tokens are padding."""
+    """Indices in batches of up to `rows`; a fifth of the tokens, or `spare`, may be padding."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         grown = [*batches[-1], index] if batches else []
