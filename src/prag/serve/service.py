@@ -25,7 +25,7 @@ from prag.serve.builder import Builder
 from prag.serve.condense import condense
 from prag.serve.jobs import INBOX, Inbox, Job
 from prag.serve.settings import ServeSettings
-from prag.serve.visible import Filter, Visible
+from prag.serve.visible import EVERYTHING, Filter, Visible
 from prag.serve.watching import Meters
 
 ATTEMPTS = 3
@@ -150,12 +150,10 @@ class Service:
         documents = {s.passage_id: self.kb.documents_of(s.passage_id) for s in answer.sources}
         return Reply(answer, question, text, finish, documents, time.perf_counter() - began)
 
-    def search(
-        self, query: str, k: int, wanted: Filter | None = None
-    ) -> list[tuple[Hit, Passage, list[str], str | None]]:
+    def search(self, query: str, k: int) -> list[tuple[Hit, Passage, list[str], str | None]]:
         """The k best passages, with their documents and the keys of their adapters."""
         library = self.library()
-        (hits,) = library.search([query], k, self._visible(wanted or Filter()))
+        (hits,) = library.search([query], k, self._visible())
         found = []
         for hit in hits:
             shelved = library.adapter(hit.passage_id)
@@ -186,7 +184,7 @@ class Service:
         if self.state(name) is None:
             raise UnknownError(f"no document {name!r}")
         job = self.inbox.withdraw(name)
-        visible = self._visible(Filter())
+        visible = self._visible()
         with self._lock:
             before = list(self._under_way)
         try:
@@ -293,7 +291,7 @@ class Service:
     def _enter(self, under_way: _UnderWay, hits: Sequence[Hit]) -> bool:
         """Say what an answer rests on; False if it may not any more."""
         under_way.passages = frozenset(hit.passage_id for hit in hits)
-        visible = self._visible(Filter())
+        visible = self._visible()
         return all(passage in visible for passage in under_way.passages)
 
     def _find(self, asked: Asked, question: str, library: Library) -> Ask:
@@ -324,7 +322,7 @@ class Service:
         (answer,) = answer_all(library, method, [ask], style, asked.config)
         return replace(answer, method=asked.method, notes=(*answer.notes, *notes))
 
-    def _visible(self, wanted: Filter) -> Visible:
+    def _visible(self, wanted: Filter = EVERYTHING) -> Visible:
         return Visible(self.kb.documents_of, self.inbox.hidden, wanted)
 
     def _passages_of(self, name: str) -> list[Passage]:

@@ -17,6 +17,9 @@ class Filter:
     without_passages: frozenset[str] = frozenset()
 
 
+EVERYTHING = Filter()
+
+
 @dataclass(frozen=True)
 class Visible:
     """The ids of the passages that one question may rest on, as a container.
