@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,9 +23,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from faulty_s3 import BUCKET, s3_server
 from kb_helpers import WrittenAugmenter, write_corpus
 from prag import KnowledgeBase, cli, quiet
 from prag.model import BaseModel, wrap
+from prag.store import objects
 
 settings.register_profile("shared machine", deadline=None)  # no test fails by the clock
 settings.load_profile("shared machine")
@@ -105,6 +108,37 @@ def own_cache(request, monkeypatch, tmp_path_factory):
     """Tests leave the user's cache alone; those with a real model find it there."""
     if request.node.get_closest_marker("real") is None:
         monkeypatch.setenv("PRAG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def s3_between():
+    """An S3 API on loopback whose faults can be set."""
+    with s3_server() as between:
+        yield between
+
+
+@pytest.fixture
+def s3(s3_between, monkeypatch):
+    """That server, named by the environment; without faults, and with short waits after those."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_between.url,
+        "AWS_ACCESS_KEY_ID": "user",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(objects, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(objects, "LONGEST_WAIT", 0.01)
+    s3_between.fault = lambda method, path: None
+    s3_between.seen.clear()
+    yield s3_between
+    s3_between.fault = lambda method, path: None
+
+
+@pytest.fixture
+def address() -> str:
+    """Where nothing is stored yet."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

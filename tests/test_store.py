@@ -51,11 +51,11 @@ def same(a: Adapter, b: Adapter, sites=SITES) -> bool:
 
 
 def shard_of(store: AdapterStore, i: int) -> Path:
-    return store._shards.file(store._index.rows([key(i)])[key(i)].shard)
+    return store.shards.file(store.index.rows([key(i)])[key(i)].shard)
 
 
 def entry_of(store: AdapterStore, i: int) -> tuple[int, int]:
-    row = store._index.rows([key(i)])[key(i)]
+    row = store.index.rows([key(i)])[key(i)]
     return row.offset, row.length
 
 
@@ -147,7 +147,7 @@ def test_the_example_of_the_documentation_runs(store: AdapterStore, tmp_path: Pa
     store.commit(items(1, 2), SITES)
     page = Path(__file__).parent.parent / "docs" / "store-format.md"
     code = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)[0]
-    names = {"folder": str(store.folder), "passage": key(2).passage}
+    names = {"folder": str(store.place), "passage": key(2).passage}
     names |= {"base": BASE, "recipe": RECIPE}
     exec(code, names)
     read, expected = names["factors"], adapter(2).factors
@@ -209,7 +209,7 @@ def test_batches_that_are_none_are_refused(store: AdapterStore) -> None:
         with pytest.raises(ValueError):  # noqa: PT011 - each has its own text
             store.commit(batch, sites)
     assert len(store) == 0
-    assert files(store.folder) == []
+    assert files(store.place) == []
 
 
 def test_a_number_too_large_for_float16_is_refused(store: AdapterStore) -> None:
@@ -218,17 +218,17 @@ def test_a_number_too_large_for_float16_is_refused(store: AdapterStore) -> None:
     item = StoredItem(key(0), unflatten(vector, SITES, 2, 32.0), "e")
     with pytest.raises(PragError, match=r"1e\+06.*bfloat16"):
         store.commit([item], SITES, "float16")
-    assert files(store.folder) == []
+    assert files(store.place) == []
     store.commit([item], SITES, "bfloat16")
 
 
 def test_few_maps_stay_open(tmp_path: Path) -> None:
     with AdapterStore.open(tmp_path) as store:
-        store._shards._open_maps = 2
+        store.shards._open_maps = 2
         for i in range(5):
             store.commit(items(i), SITES)
         held = [store.read(key(i)) for i in (0, 1, 2, 3, 4, 0)]
-        assert len(store._shards._maps) == 2
+        assert len(store.shards._maps) == 2
     assert all(same(a, adapter(i)) for a, i in zip(held, (0, 1, 2, 3, 4, 0), strict=True))
 
 
@@ -300,7 +300,7 @@ def test_damage_is_named_contained_and_mended(store: AdapterStore, harm: str, wa
     assert same(store.read(key(3)), adapter(3))
     if harm in ("flipped", "truncated"):
         assert same(store.read(key(1)), adapter(1))
-    with AdapterStore.open(store.folder, readonly=True) as again:
+    with AdapterStore.open(store.place, readonly=True) as again:
         report = again.verify()
     assert report.checked == 3
     assert {d.shard for d in report.damaged} == {path.name.removesuffix(".safetensors")}
@@ -322,7 +322,7 @@ def test_verify_finds_a_row_that_contradicts_its_shard(
     store: AdapterStore, column: str, value: object
 ) -> None:
     store.commit(items(1, 2), SITES)
-    other = sqlite3.connect(store._index.path)
+    other = sqlite3.connect(store.index.path)
     with other:
         other.execute(
             f"UPDATE adapters SET {column} = ? WHERE passage = ?", (value, key(1).passage)
@@ -346,9 +346,9 @@ def test_verify_finds_a_damaged_header_and_compact_mends_it(store: AdapterStore)
 def test_verify_counts_and_names_orphans(store: AdapterStore) -> None:
     store.commit(items(1, 2), SITES)
     store.commit(items(3), SITES)
-    (store.folder / "shards" / "x.safetensors.tmp").write_bytes(b"half")
-    (store.folder / "shards" / "aa.safetensors").write_bytes(b"never named")
-    (store.folder / "shards" / "notes.txt").write_text("the user's own")
+    (store.place / "shards" / "x.safetensors.tmp").write_bytes(b"half")
+    (store.place / "shards" / "aa.safetensors").write_bytes(b"never named")
+    (store.place / "shards" / "notes.txt").write_text("the user's own")
     seen: list[tuple[int, int]] = []
     report = store.verify(lambda done, total: seen.append((done, total)))
     assert (report.checked, report.damaged) == (3, ())
@@ -357,13 +357,13 @@ def test_verify_counts_and_names_orphans(store: AdapterStore) -> None:
     swept = store.sweep()
     assert (swept.temporaries, swept.shards, swept.freed) == (1, 1, 15)
     assert store.verify().orphans == ()
-    assert "notes.txt" in files(store.folder)
+    assert "notes.txt" in files(store.place)
 
 
 def test_a_missing_shard_does_not_stop_the_store_from_opening(store: AdapterStore) -> None:
     store.commit(items(1), SITES)
     shard_of(store, 1).unlink()
-    with AdapterStore.open(store.folder) as again:
+    with AdapterStore.open(store.place) as again:
         assert len(again) == 1
         assert again.size().shards == 0
         again.sweep()
@@ -391,8 +391,8 @@ def test_opening_touches_no_shard_and_counts_no_row(
     monkeypatch.setattr(shards_module.ShardFolder, "_files", forbidden)
     monkeypatch.setattr(shards_module.ShardFolder, "reading", forbidden)
     monkeypatch.setattr(sqlite3, "connect", traced)
-    AdapterStore.open(store.folder).close()
-    AdapterStore.open(store.folder, readonly=True).close()
+    AdapterStore.open(store.place).close()
+    AdapterStore.open(store.place, readonly=True).close()
     assert statements
     assert not any("adapters" in statement for statement in statements)
 
@@ -404,7 +404,7 @@ def test_discard_deletes_emptied_shards(store: AdapterStore) -> None:
     store.commit(items(1, 2), SITES)
     store.commit(items(3), SITES)
     assert store.discard([key(1), key(3), key(3), key(9)]) == 2
-    assert len(files(store.folder)) == 1
+    assert len(files(store.place)) == 1
     assert store.keys() == [key(2)]
     assert store.discard([key(9)]) == 0
 
@@ -427,9 +427,9 @@ def test_compact_makes_few_shards_of_many(store: AdapterStore) -> None:
     assert same(store.read(key(51)), adapter(51, rank=3))
     assert store.examples([key(4)]) == {key(4): "examples-4"}
     assert store.verify() == store.verify().__class__(21, (), ())
-    kept = files(store.folder)
+    kept = files(store.place)
     assert store.compact().moved == 0
-    assert files(store.folder) == kept
+    assert files(store.place) == kept
 
 
 @settings(max_examples=15)
@@ -478,8 +478,8 @@ def test_a_row_that_compaction_moved_is_found_again(
     """The reader looks the row up, then the shard is gone: it looks again."""
     store.commit(items(1), SITES)
     store.commit(items(2), SITES)
-    with AdapterStore.open(store.folder, readonly=True) as reader:
-        stale = reader._index.rows([key(1)])[key(1)]
+    with AdapterStore.open(store.place, readonly=True) as reader:
+        stale = reader.index.rows([key(1)])[key(1)]
         store.compact()
         assert same(reader._read(key(1), stale, torch.float32), adapter(1))
         store.discard([key(1)])
@@ -499,7 +499,7 @@ def test_two_readers_while_one_writes(store: AdapterStore) -> None:
 
     def reading(shared: AdapterStore | None) -> None:
         try:
-            mine = shared or AdapterStore.open(store.folder, readonly=True)
+            mine = shared or AdapterStore.open(store.place, readonly=True)
             while not stop.is_set():
                 for i in tuple(done):
                     assert same(mine.read(key(i)), adapter(i))
@@ -545,7 +545,7 @@ def test_a_failure_in_any_window_loses_nothing_and_leaves_nothing(
 ) -> None:
     store.commit(items(1, 2), SITES)
     store.commit(items(3), SITES)
-    before = files(store.folder)
+    before = files(store.place)
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -584,14 +584,14 @@ def test_a_failure_in_any_window_loses_nothing_and_leaves_nothing(
             doing[work]()
     if expected is PragError:
         assert "disk is full" in str(caught.value)
-        assert str(store.folder) in str(caught.value)
+        assert str(store.place) in str(caught.value)
     assert set(store.keys()) == {key(1), key(2), key(3)}
     report = store.verify()
     assert report.damaged == ()
     if not (window == "index" and work == "compact"):
-        assert files(store.folder) == before
+        assert files(store.place) == before
     store.sweep()
-    assert files(store.folder) == before
+    assert files(store.place) == before
     store.commit(items(1, 4), SITES)
     store.compact()
     assert all(same(store.read(key(i)), adapter(i)) for i in (1, 2, 3, 4))
@@ -615,13 +615,13 @@ def test_an_error_after_the_index_was_written_keeps_the_shard(
 
 def test_a_full_disk_under_the_index(store: AdapterStore) -> None:
     store.commit(items(1), SITES)
-    connection = store._index._connection
+    connection = store.index._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(PragError, match=r"index\.sqlite.*disk is full.*free some space"):
         store.commit(items(*range(200)), SITES)
     assert len(store) == 1
-    assert len(files(store.folder)) == 1
+    assert len(files(store.place)) == 1
     connection.execute("PRAGMA max_page_count = 1000000")
     store.commit(items(*range(200)), SITES)
     assert len(store) == 200
@@ -677,12 +677,12 @@ def test_a_read_only_folder_reads_and_does_not_write() -> None:
 
 def test_a_store_for_reading_refuses_all_writing(store: AdapterStore) -> None:
     store.commit(items(1), SITES)
-    with AdapterStore.open(store.folder, readonly=True) as reader:
+    with AdapterStore.open(store.place, readonly=True) as reader:
         for work in (reader.sweep, reader.compact, lambda: reader.discard([key(1)])):
             with pytest.raises(PragError, match="for reading only"):
                 work()
         with pytest.raises(PragError, match="cannot be written"):
-            reader._index.delete([key(1)])
+            reader.index.delete([key(1)])
 
 
 def test_indexes_that_are_none(tmp_path: Path) -> None:
@@ -707,7 +707,7 @@ def test_indexes_that_are_none(tmp_path: Path) -> None:
 
     newer = tmp_path / "newer"
     with AdapterStore.open(newer) as store:
-        store._index._connection.execute("PRAGMA user_version = 2")
+        store.index._connection.execute("PRAGMA user_version = 2")
     for readonly in (True, False):
         with pytest.raises(PragError, match=r"format 2.*newer prag"):
             AdapterStore.open(newer, readonly)
@@ -724,20 +724,20 @@ def test_a_lost_index_is_not_taken_for_an_empty_store(store: AdapterStore) -> No
     """Else the sweep after opening would delete every shard."""
     store.commit(items(1), SITES)
     store.close()
-    store._index.path.unlink()
+    store.index.path.unlink()
     for readonly in (True, False):
         with pytest.raises(PragError, match="is missing, 1 shards are there"):
-            AdapterStore.open(store.folder, readonly)
-    assert len(files(store.folder)) == 1
+            AdapterStore.open(store.place, readonly)
+    assert len(files(store.place)) == 1
 
 
 def test_a_torn_index_is_told(store: AdapterStore) -> None:
     store.commit(items(*range(400)), SITES)
     store.close()
-    path = store._index.path
+    path = store.index.path
     data = bytearray(path.read_bytes())
     page = int.from_bytes(data[16:18], "big")
     data[2 * page :] = b"\xff" * (len(data) - 2 * page)
     path.write_bytes(data)
-    with AdapterStore.open(store.folder) as torn, pytest.raises(PragError, match=r"restore"):
+    with AdapterStore.open(store.place) as torn, pytest.raises(PragError, match=r"restore"):
         torn.verify()

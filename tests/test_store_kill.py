@@ -154,9 +154,9 @@ def main_every_state(folder: str, answer: str) -> None:
 def main_half_written(folder: str, _: str) -> None:
     """Die in a transaction so large that SQLite has begun to write it into the index."""
     store = AdapterStore.open(folder)
-    connection = store._index._connection
+    connection = store.index._connection
     connection.execute("PRAGMA cache_size = 1")
-    with store._index.transaction("dying"):
+    with store.index.transaction("dying"):
         connection.execute("UPDATE adapters SET shard = 'nowhere', examples = hex(zeroblob(2000))")
         connection.execute("SELECT count(*) FROM adapters").fetchall()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -182,7 +182,7 @@ def forked(work: Callable[[], None]) -> int:
 def unsynced(place: Path) -> AdapterStore:
     """The store, opened so that SQLite does not wait for the disk: a kill is no power cut."""
     store = AdapterStore.open(place)
-    store._index._connection.execute("PRAGMA synchronous = OFF")
+    store.index._connection.execute("PRAGMA synchronous = OFF")
     return store
 
 

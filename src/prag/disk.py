@@ -21,6 +21,13 @@ class InUseError(PragError):
     """Another process is writing to a folder."""
 
 
+def cache_folder() -> Path:
+    """What can be made again is kept here: PRAG_CACHE, else prag under the user's cache folder."""
+    if os.environ.get("PRAG_CACHE"):
+        return Path(os.environ["PRAG_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prag"
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk."""
     folder = path.is_dir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import filelock
 import torch
 from torch import Tensor, nn
 
+from prag.disk import cache_folder
 from prag.lora import Site
 from prag.records import ID_LENGTH, PragError
 
@@ -180,13 +180,6 @@ def check_logits(base: BaseModel) -> None:
             f"the model {base.name!r} changes its logits after the output embedding in a way that "
             "training here does not know; adapters trained on it would be wrong"
         )
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: PRAG_CACHE, else prag under the user's cache folder."""
-    if os.environ.get("PRAG_CACHE"):
-        return Path(os.environ["PRAG_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prag"
 
 
 def packaged_folder() -> Path:

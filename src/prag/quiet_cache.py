@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prag.model import cache_folder
+from prag.disk import cache_folder
 from prag.records import ID_LENGTH
 
 VERSION = 1

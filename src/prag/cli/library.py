@@ -50,6 +50,13 @@ def init(
             "base3. Default: the recipe's."
         ),
     ] = None,
+    adapters: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Address of an object store for the adapters, such as s3://bucket/path. Default: "
+            "the folder."
+        ),
+    ] = None,
 ) -> None:
     """Make a new, empty knowledge base for a model."""
     from prag.config import load_recipe
@@ -63,6 +70,7 @@ def init(
         retriever=retriever,
         chunk_words=chunk_words,
         codec=codec,
+        adapters=adapters,
     )
     console.print(
         f"{kb}: new knowledge base for {escape(model)} (fingerprint {made.settings.base}), recipe "
@@ -147,15 +155,39 @@ def build(
         Optional[int],  # noqa: UP045
         typer.Option(help="Tokens of a training step; fewer take less memory. Default: 1024."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Read all adapters first, of a store at an address too; else it is not."
+        ),
+    ] = False,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Encode and augment in this many processes, by Ray."),
+    ] = None,
+    gpu_workers: Annotated[int, typer.Option(help="And in so many with a GPU each.")] = 0,
+    worker_cores: Annotated[int, typer.Option(help="Cores of each worker.")] = 1,
+    on: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Address of a Ray cluster: ray://host:10001, host:6379 or auto. Default: this "
+            "machine."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Augment, encode and index what is missing. Can be stopped and run again."""
     from prag.config import load_recipe
+    from prag.crew import Workers
 
     opened = _open(kb)
+    hired = None
+    if workers is not None or gpu_workers or on is not None:
+        cpu = workers if workers is not None else int(not gpu_workers)
+        hired = Workers(cpu, gpu_workers, on, worker_cores)
     with shown(err_console) as tell:
         chosen = load_recipe(recipe) if recipe else None
-        report = opened.build(tell, chosen, tokens_a_step=step_tokens)
+        report = opened.build(tell, chosen, tokens_a_step=step_tokens, check=check, workers=hired)
     if as_json:
         print_json(asdict(report))
         return
@@ -177,6 +209,10 @@ def build(
             f"  {len(report.left_out)} passages have no valid pair, and so no adapter: "
             f"{', '.join(report.left_out[:10])}{' ...' if len(report.left_out) > 10 else ''}"
         )
+    if report.workers_lost:
+        console.print(f"  {report.workers_lost} workers died; others did their batches")
+    if report.retried:
+        console.print(f"  {report.retried} requests to the adapter store were made again")
     console.print("  " + ", ".join(f"{stage} {s:.1f} s" for stage, s in report.seconds.items()))
 
 
@@ -245,7 +281,7 @@ def status(kb: Folder, as_json: AsJson = False) -> None:
     if found.store is not None:
         rows["adapter store"] = (
             f"{found.store.adapters} adapters, {found.store.bytes_on_disk / 1e6:.1f} MB in "
-            f"{found.store.shards} shards"
+            f"{found.store.shards} shards" + (f" at {found.adapters}" if found.adapters else "")
         )
     rows["built"] = "up to date" if found.up_to_date else "behind" if found.built else "not yet"
     for name, value in rows.items():

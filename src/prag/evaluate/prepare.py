@@ -123,7 +123,7 @@ def extra_adapters(
     plan = Plan(lessons, ())
     with AdapterStore.open(folder / "adapters") as store:
         store.sweep()
-        good, _ = keep_good(store, plan, tell)
+        good, _ = keep_good(store, plan, True, tell)
         codec = kb.settings.codec
         encode_missing(base, recipe, store, plan, good, TOKENS_A_STEP, codec, tell)
     shelf = AdapterStore.open(folder / "adapters", readonly=True)

@@ -7,12 +7,13 @@ in the settings come first, in their order; what the base itself made is the las
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prag.augment import AugmentationFile, Augmenter, read_foreign
 from prag.config import Recipe
+from prag.crew import Crew
 from prag.progress import Tell
 from prag.records import Augmentation, Passage
 
@@ -59,8 +60,17 @@ class Augmentations:
                     found[passage_id] = augmentation
         return found
 
-    def make(self, augmenter: Augmenter, missing: Sequence[Passage], progress: Tell) -> int:
+    def make(
+        self,
+        augmenter: Augmenter,
+        missing: Sequence[Passage],
+        progress: Tell,
+        crew: Crew | None = None,
+    ) -> int:
         """Augment passages and write them down, a batch at a time.
+
+        Args:
+            crew: who does what `augmenter`, the base model itself, would do here.
 
         Returns:
             How many.
@@ -68,11 +78,21 @@ class Augmentations:
         file = self.file(augmenter.origin)
         # Passages of like length share a batch, so that little of it is padding.
         ordered = sorted(missing, key=lambda p: (len(p.text), p.id))
-        for at in range(0, len(ordered), BATCH):
-            progress("augment", at, len(ordered))
-            file.append(augmenter.augment(ordered[at : at + BATCH]))
-        progress("augment", len(ordered), len(ordered))
-        return len(ordered)
+        batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
+        progress("augment", 0, len(ordered))
+        made: Iterable[tuple[int, list[Augmentation]]]
+        if crew is None:
+            made = ((i, augmenter.augment(batch)) for i, batch in enumerate(batches))
+        else:
+            made = crew.augment(batches)
+        done = 0
+        for _, augmentations in made:
+            file.append(augmentations)
+            done += len(augmentations)
+            progress("augment", done, len(ordered))
+        if crew is not None:
+            crew.check()
+        return done
 
     def take(self, path: Path, label: str | None, passage_ids: set[str]) -> ImportReport:
         """Take the augmentations of a file made elsewhere; an id may be shortened to 12 digits.

@@ -7,22 +7,22 @@ it was. Nothing that a question is answered from changes before the last line of
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prag.augment import taught
 from prag.batches import group_lessons
 from prag.config import Recipe
-from prag.encode import encode_group
+from prag.crew import Crew
 from prag.knowledge_base.augmentations import fingerprints
-from prag.model import BaseModel, check_logits
-from prag.precision import computed_in, learner
+from prag.lora import Adapter
+from prag.model import BaseModel
+from prag.precision import computed_in
 from prag.progress import Tell
 from prag.prompts import Lesson, lesson
-from prag.quiet import quiet_of
 from prag.records import AdapterKey, Augmentation, Passage
-from prag.replay import check_replay, first_layer, sites_of
 from prag.store import AdapterStore, Codec, StoredItem
+from prag.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class BuildReport:
     """What a build did.
 
     `left_out` are passages without a valid pair, which have no adapter; `dtype` is what the base
-    model computed in while adapters were trained.
+    model computed in while adapters were trained; `retried` are requests to an object store that
+    were made again, `workers_lost` those that died, whose batch another one did.
     """
 
     passages: int
@@ -43,6 +44,8 @@ class BuildReport:
     rejects: int
     origins: dict[str, int]
     dtype: str
+    retried: int
+    workers_lost: int
     seconds: dict[str, float]
 
 
@@ -93,15 +96,21 @@ def dtype_of_training(base: BaseModel, recipe: Recipe) -> str:
     return str(computed_in(base, recipe.train.precision)).removeprefix("torch.")
 
 
-def keep_good(store: AdapterStore, plan: Plan, progress: Tell) -> tuple[set[AdapterKey], int]:
+def keep_good(
+    store: AdapterStore, plan: Plan, check: bool, progress: Tell
+) -> tuple[set[AdapterKey], int]:
     """The keys whose adapters are there, whole, and trained on this very lesson.
 
     A damaged adapter is discarded, to be made again.
 
+    Args:
+        check: read all that is stored, at an address too.
+
     Returns:
         Those keys, and how many were damaged.
     """
-    damage = store.verify(progress=lambda done, total: progress("check", done, total))
+    look = store.verify if check else store.survey
+    damage = look(progress=lambda done, total: progress("check", done, total))
     damaged = [key for d in damage.damaged for key in d.keys]
     if damaged:
         store.discard(damaged)
@@ -119,32 +128,31 @@ def encode_missing(
     tokens_a_step: int,
     codec: Codec,
     progress: Tell,
+    crew: Crew | None = None,
 ) -> int:
     """Train what is not there, a group at a time, each committed when it is done.
 
-    The groups are filled in one order and committed in that order, so what a kill leaves to do
-    falls into the groups it would have had, and gets the same bits.
+    What a kill leaves to do falls into the groups it would have had (`group_lessons`), and gets the
+    same bits, whichever groups were done.
 
     Args:
         tokens_a_step: padded tokens that passages which train together may have in a step.
         codec: in which adapters are stored.
+        crew: who trains; by default this process.
 
     Returns:
         How many adapters were trained.
     """
     if len(good) == len(plan.lessons):
         return 0
-    check_logits(base)
-    first = first_layer(base, recipe.train.layers)
-    check_replay(base, first)
-    sites = sites_of(base, recipe.train)
-    trained = learner(base, recipe.train.precision)
-    quiet = quiet_of(base, sites, recipe, progress).to(trained.dtype)
+    trainer = Trainer.ready(base, recipe, progress)
+    skip = trainer.quiet.read
     key_of = {le.passage_id: key for key, le in plan.lessons.items()}
     missing = [le for key, le in plan.lessons.items() if key not in good]
-    groups = group_lessons(missing, tokens_a_step, quiet.read)
+    groups = group_lessons(missing, tokens_a_step, skip)
     epochs = recipe.train.epochs
-    total = epochs * sum(le.tokens - quiet.read * len(le.examples) for g in groups for le in g)
+    sizes = [epochs * sum(le.tokens - skip * len(le.examples) for le in g) for g in groups]
+    total = sum(sizes)
     encoded = done = 0
     progress("encode", 0, total)
 
@@ -154,16 +162,25 @@ def encode_missing(
         if done < total:  # the last word comes when all is committed
             progress("encode", done, total)
 
-    for group in groups:
-        adapters = encode_group(trained, recipe.train, group, quiet, after_step)
+    made: Iterable[tuple[int, list[Adapter]]]
+    if crew is None:
+        made = ((i, trainer.encode(group, after_step)) for i, group in enumerate(groups))
+    else:
+        made = crew.encode(trainer, groups)
+    for index, adapters in made:
+        group = groups[index]
         store.commit(
             [
                 StoredItem(key_of[le.passage_id], adapter, le.digest)
                 for le, adapter in zip(group, adapters, strict=True)
             ],
-            sites,
+            trainer.sites,
             codec,
         )
         encoded += len(group)
+        if crew is not None:
+            after_step(sizes[index])
+    if crew is not None:
+        crew.check()
     progress("encode", total, total)
     return encoded

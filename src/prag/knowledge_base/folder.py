@@ -55,15 +55,19 @@ class Folder:
     def _catalogue(self, readonly: bool = False) -> Catalogue:
         return Catalogue.open(self.folder / "corpus.sqlite", readonly)
 
+    @property
+    def _adapters(self) -> Path | str:
+        return settings.adapters_at(self.folder, self.settings)
+
     def _store(self, readonly: bool = False) -> AdapterStore:
-        return AdapterStore.open(self.folder / "adapters", readonly)
+        return AdapterStore.open(self._adapters, readonly)
 
     def _prefer(self, origin: str) -> None:
         others = tuple(o for o in self.settings.origins if o != origin)
         self._save(replace(self.settings, origins=(origin, *others)))
 
     def _forget(self, passage_ids: set[str]) -> None:
-        if AdapterStore.exists(self.folder / "adapters"):
+        if AdapterStore.exists(self._adapters):
             with self._store() as store:
                 there = store.keys()
                 store.discard([key for key in there if key.passage in passage_ids])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from prag.corpus import Catalogue
 from prag.knowledge_base.augmentations import Augmentations, fingerprints
-from prag.knowledge_base.settings import Settings
+from prag.knowledge_base.settings import Settings, adapters_at
 from prag.progress import Tell
 from prag.records import AdapterKey, Augmentation, PragError
 from prag.retrieval import index_info, verify_index
-from prag.store import AdapterStore, StoreSize
+from prag.store import AdapterStore, StoreSize, is_address, mending
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Status:
         augmented: passages by the origin of the augmentation that is used for them.
         left_out: passages that are augmented but have no valid pair, and so no adapter.
         rejects: generated pairs and rewrites that were not used.
+        adapters: the address where they are, None for the folder.
         up_to_date: whether the last build is of this very corpus and recipe.
     """
 
@@ -38,6 +39,7 @@ class Status:
     rejects: int
     encoded: int
     left_out: tuple[str, ...]
+    adapters: str | None
     store: StoreSize | None
     built: bool
     up_to_date: bool
@@ -72,8 +74,9 @@ def status(
     known = augmentations.known(ids)
     expected = _expected(settings, known)
     encoded, size = 0, None
-    if AdapterStore.exists(folder / "adapters"):
-        with AdapterStore.open(folder / "adapters", readonly=True) as store:
+    place = adapters_at(folder, settings)
+    if AdapterStore.exists(place):
+        with AdapterStore.open(place, readonly=True) as store:
             encoded, size = len(store.has(expected)), store.size()
     built = settings.built
     return Status(
@@ -89,6 +92,7 @@ def status(
         rejects=sum(len(a.rejects) for a in known.values()),
         encoded=encoded,
         left_out=tuple(sorted(i for i, a in known.items() if not a.pairs)),
+        adapters=settings.adapters,
         store=size,
         built=built is not None,
         up_to_date=built is not None
@@ -119,9 +123,10 @@ def verify(
     except PragError as error:
         problems.append(str(error))
     checked = 0
-    if AdapterStore.exists(folder / "adapters"):
-        try:
-            with AdapterStore.open(folder / "adapters", readonly=True) as store:
+    place = adapters_at(folder, settings)
+    try:
+        if AdapterStore.exists(place):
+            with AdapterStore.open(place, readonly=True) as store:
                 report = store.verify(lambda done, total: progress("check", done, total))
                 missing = len(expected - store.has(expected))
             checked = report.checked
@@ -130,14 +135,19 @@ def verify(
                 more = f" and {len(damage.keys) - 10} more" if len(damage.keys) > 10 else ""
                 problems.append(
                     f"shard {damage.shard}: {damage.reason}; it holds the adapters of "
-                    f"{shown}{more}: `prag build {folder}` makes them again"
+                    f"{shown}{more}: `{mending(place, folder)}` makes them again"
                 )
             if report.orphans:
-                notes.append(f"{len(report.orphans)} leftover files, which the next build deletes")
+                notes.append(
+                    f"{len(report.orphans)} shards that nothing names: `prag gc {folder}` deletes "
+                    "those that are old enough not to be another writer's"
+                    if is_address(place)
+                    else f"{len(report.orphans)} leftover files, which the next build deletes"
+                )
             if missing:
                 notes.append(f"{missing} passages are not encoded yet: `prag build {folder}`")
-        except PragError as error:
-            problems.append(str(error))
+    except PragError as error:
+        problems.append(str(error))
     if settings.built is not None:
         try:
             wrong = verify_index(folder / "retrieval")

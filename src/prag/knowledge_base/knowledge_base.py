@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -20,12 +21,13 @@ from prag.augment import Augmenter, self_augmenter
 from prag.batches import TOKENS_A_STEP
 from prag.config import GenerateConfig, Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
+from prag.crew import Crew, Workers
 from prag.disk import explain
 from prag.generate import Engine
 from prag.knowledge_base import build, export, inspect, settings
 from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
-from prag.knowledge_base.reading import Reader
+from prag.knowledge_base.housing import Housing, checked_address
 from prag.knowledge_base.settings import Built, Settings
 from prag.methods import answer_all, find, method_named
 from prag.model import BaseModel, load_model
@@ -33,10 +35,10 @@ from prag.progress import Tell, silent
 from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
 from prag.retrieval import KINDS, build_retriever
-from prag.store import CODECS
+from prag.store import CODECS, AdapterStore
 
 
-class KnowledgeBase(Reader):
+class KnowledgeBase(Housing):
     """A library that a model has read. Make one with `create`, come back to it with `open`."""
 
     @classmethod
@@ -49,6 +51,7 @@ class KnowledgeBase(Reader):
         retriever: str = "bm25",
         chunk_words: int = 100,
         codec: str | None = None,
+        adapters: str | None = None,
     ) -> KnowledgeBase:
         """A new, empty knowledge base.
 
@@ -62,6 +65,8 @@ class KnowledgeBase(Reader):
             chunk_words: the length of the passages that documents are cut into.
             codec: how adapters are stored, one of `prag.store.CODECS`; by default as the recipe
                 says. They are trained and used in the model's own precision.
+            adapters: the address of an object store to keep them in (`s3://bucket/path`); by
+                default they are in the folder.
 
         Raises:
             PragError: the folder is in use or cannot be written, or the model will not do.
@@ -77,6 +82,8 @@ class KnowledgeBase(Reader):
             raise PragError(f"no codec {codec!r}: use one of {', '.join(CODECS)}")
         if retriever not in KINDS:
             raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
+        if adapters is not None:
+            AdapterStore.open(checked_address(adapters) or "").close()  # it will do
         if isinstance(model, str) and Path(model).is_dir():
             model = str(Path(model).resolve())  # to be found from another folder as well
         base = model if isinstance(model, BaseModel) else load_model(model)
@@ -88,6 +95,7 @@ class KnowledgeBase(Reader):
             retriever=retriever,
             chunk_words=chunk_words,
             codec=codec or recipe.codec,
+            adapters=adapters,
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +236,8 @@ class KnowledgeBase(Reader):
         recipe: Recipe | None = None,
         only: Collection[str] | None = None,
         tokens_a_step: int | None = None,
+        check: bool = False,
+        workers: Workers | None = None,
     ) -> BuildReport:
         """Augment, encode and index what is missing; keep the rest. Can be killed and run again.
 
@@ -238,6 +248,10 @@ class KnowledgeBase(Reader):
                 evaluation of a few questions); the whole corpus is indexed all the same.
             tokens_a_step: padded tokens of a training step, which its memory grows with; by default
                 `TOKENS_A_STEP`. Adapters are the same up to rounding.
+            check: read every stored adapter first. In the folder that is always done; of a store at
+                an address it is otherwise only looked whether every shard is there in its size.
+            workers: processes that augment and encode, on this machine or a Ray cluster; by default
+                this one does. Adapters are the same, bit for bit where the machines compute alike.
 
         Raises:
             PragError: the corpus is empty, another process is writing, the disk is full ...
@@ -248,23 +262,30 @@ class KnowledgeBase(Reader):
         clock = build.Clock()
         if recipe is not None:
             self.use_recipe(recipe)
-        with self._writing(), self._catalogue() as catalogue, self._store() as store:
+        with (
+            self._writing(),
+            self._catalogue() as catalogue,
+            self._store() as store,
+            self._hired(workers) as crew,
+        ):
             passages = list(catalogue.passages())
             if not passages:
                 raise PragError(
                     f"{self.folder} has no passages: `prag add {self.folder} FILE` first"
                 )
             ids = {p.id for p in passages}
-            store.sweep()
-            there = store.keys()
-            discarded = store.discard([key for key in there if key.passage not in ids])
+            discarded = 0
+            if not store.far:  # there others may write too: `collect` is what cleans up
+                store.sweep()
+                there = store.keys()
+                discarded = store.discard([key for key in there if key.passage not in ids])
             chosen = passages if only is None else [p for p in passages if p.id in only]
-            augmented = self._augment(chosen, tell)
+            augmented = self._augment(chosen, tell, crew=crew)
             used = self._augmentations.known({p.id for p in chosen})
             clock.lap("augment")
 
             plan = build.plan_lessons(self.base, self.settings.recipe, chosen, used)
-            good, damaged = build.keep_good(store, plan, tell)
+            good, damaged = build.keep_good(store, plan, check, tell)
             encoded = build.encode_missing(
                 self.base,
                 self.settings.recipe,
@@ -274,6 +295,7 @@ class KnowledgeBase(Reader):
                 tokens_a_step or TOKENS_A_STEP,
                 self.settings.codec,
                 tell,
+                crew,
             )
             clock.lap("encode")
 
@@ -294,6 +316,7 @@ class KnowledgeBase(Reader):
             ]
             done = Built(self.settings.recipe, tuple(dict.fromkeys(prints)), digest, len(passages))
             self._save(replace(self.settings, built=done))
+            retried, lost = store.retried, 0 if crew is None else crew.deaths
         self._forget_open()
         return BuildReport(
             passages=len(passages),
@@ -306,6 +329,8 @@ class KnowledgeBase(Reader):
             rejects=sum(len(a.rejects) for a in used.values()),
             origins=dict(origins),
             dtype=build.dtype_of_training(self.base, self.settings.recipe),
+            retried=retried,
+            workers_lost=lost,
             seconds=clock.laps,
         )
 
@@ -385,8 +410,17 @@ class KnowledgeBase(Reader):
 
     # -- what the above share ---------------------------------------------------------------
 
+    def _hired(self, workers: Workers | None) -> AbstractContextManager[Crew | None]:
+        if workers is None:
+            return nullcontext()
+        return Crew(self.base, self.settings.recipe, workers)
+
     def _augment(
-        self, passages: Sequence[Passage], tell: Tell, augmenter: Augmenter | None = None
+        self,
+        passages: Sequence[Passage],
+        tell: Tell,
+        augmenter: Augmenter | None = None,
+        crew: Crew | None = None,
     ) -> int:
         known = self._augmentations.known({p.id for p in passages})
         own = f"self:{self.settings.base}" if augmenter is not None else None
@@ -394,4 +428,4 @@ class KnowledgeBase(Reader):
         if not missing:
             return 0
         maker = augmenter or self_augmenter(self.base, self.settings.recipe.augment)
-        return self._augmentations.make(maker, missing, tell)
+        return self._augmentations.make(maker, missing, tell, crew)

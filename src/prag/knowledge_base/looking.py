@@ -57,7 +57,7 @@ class Looker(Folder):
     def adapters_of(self, passage_ids: Collection[str]) -> dict[str, AdapterKey]:
         """The key of the adapter that questions are answered with, of each passage that has one."""
         built = self.settings.built
-        if built is None or not AdapterStore.exists(self.folder / "adapters"):
+        if built is None or not AdapterStore.exists(self._adapters):
             return {}
         keys = [
             AdapterKey(passage, self.settings.base, fingerprint)
@@ -70,7 +70,7 @@ class Looker(Folder):
 
     def stored(self) -> tuple[int, int]:
         """How many adapters are in the store, and how many bytes they take on the disk."""
-        if not AdapterStore.exists(self.folder / "adapters"):
+        if not AdapterStore.exists(self._adapters):
             return 0, 0
         with self._store(readonly=True) as store:
             return len(store), store.size().bytes_on_disk

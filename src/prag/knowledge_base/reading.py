@@ -31,7 +31,8 @@ class Reader(Looker):
         found = settings.load(self.folder)
         if found.built is None:
             raise PragError(f"{self.folder} is not built yet: `prag build {self.folder}` first")
-        if self.settings.built != found.built:
+        known = self.settings
+        if (known.built, known.adapters) != (found.built, found.adapters):
             self.settings = found
             self._forget_open()
         return found.built

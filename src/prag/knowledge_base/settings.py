@@ -32,7 +32,10 @@ class Built:
 
 @dataclass(frozen=True)
 class Settings:
-    """`origins` are those of augmentations not made by the base itself, the preferred first."""
+    """`origins` are those of augmentations not made by the base itself, the preferred first.
+
+    `adapters` is the address of an object store that holds them; None for the folder itself.
+    """
 
     model: str
     base: str  # fingerprint
@@ -41,7 +44,13 @@ class Settings:
     chunk_words: int = 100
     codec: Codec = "float32"  # how adapters are stored
     origins: tuple[str, ...] = ()
+    adapters: str | None = None
     built: Built | None = field(default=None)
+
+
+def adapters_at(folder: Path, settings: Settings) -> Path | str:
+    """Where the adapters are: a folder or an address."""
+    return folder / "adapters" if settings.adapters is None else settings.adapters
 
 
 def load(folder: Path) -> Settings:
@@ -75,6 +84,7 @@ def load(folder: Path) -> Settings:
             chunk_words=data["chunk_words"],
             codec=data["codec"] if "codec" in data else data["adapter_dtype"],
             origins=tuple(data["origins"]),
+            adapters=data.get("adapters"),
             built=_built(data["built"]),
         )
     except (KeyError, TypeError) as error:

@@ -16,9 +16,17 @@ from prag.disk import sync
 from prag.lora import Adapter, Site, flatten, numbers, unflatten
 from prag.records import AdapterKey, PragError
 from prag.store import codecs, upkeep
-from prag.store.errors import DamagedAdapter, MissingAdapter, explained
+from prag.store.errors import DamagedAdapter, MissingAdapter, explained, is_address
 from prag.store.index import Index, Row, begun, layout_id, sites_to_json
-from prag.store.shards import ShardDamage, ShardFolder, checksum
+from prag.store.objects import Objects
+from prag.store.remote import exists_at, open_at
+from prag.store.shards import ShardDamage, ShardFolder, Shards, checksum
+
+ALIVE = 24 * 3600.0
+"""Seconds in which a shard at an address that nothing names may still be about to be named."""
+
+RECENT = 1.0
+"""Seconds in which a store at an address is not asked again whether it has grown."""
 
 
 @dataclass(frozen=True)
@@ -37,33 +45,41 @@ class StoredItem:
 
 
 class AdapterStore:
-    """A folder of adapters; see `open`.
+    """Adapters in a folder or at the address of an object store; see `open`.
 
-    Any number of processes and threads may read while one writes. The store does not keep a
-    second writer out: the caller holds a lock around everything that writes. A store must not be
-    carried over a fork: open it in the child.
+    Any number of processes and threads may read while one writes. A store in a folder does not keep
+    a second writer out: the caller holds a lock around everything that writes. One at an address
+    takes any number of writers (`prag.store.log`). A store must not be carried over a fork: open it
+    in the child.
     """
 
-    def __init__(self, folder: Path, index: Index, shards: ShardFolder) -> None:
-        self.folder = folder
-        self._index = index
-        self._shards = shards
+    def __init__(
+        self, place: Path | str, index: Index, shards: Shards, objects: Objects | None = None
+    ) -> None:
+        self.place = place
+        self.index = index
+        self.shards = shards
+        self._objects = objects
 
     @classmethod
-    def open(cls, folder: Path | str, readonly: bool = False) -> AdapterStore:
+    def open(cls, place: Path | str, readonly: bool = False) -> AdapterStore:
         """Open a store; no shard is read, no row is counted.
 
         Opening for writing makes what is not there yet, and removes nothing.
 
         Args:
-            folder: of the store.
+            place: the folder of the store, or its address (`s3://bucket/path`; `prag.store.objects`
+                says which).
             readonly: refuse to write; a folder that cannot be written opens.
 
         Raises:
             PragError: there is no store, its index is lost, cannot be read or is of a newer
-                format, or the folder cannot be written.
+                format, the folder cannot be written, or the address cannot be reached.
         """
-        folder = Path(folder)
+        if is_address(place):
+            objects, replica, remote = open_at(str(place), readonly)
+            return cls(place, replica, remote, objects)
+        folder = Path(place)
         path = folder / "index.sqlite"
         shards = ShardFolder(folder / "shards")
         with explained(folder, "opening the adapter store"):
@@ -87,16 +103,17 @@ class AdapterStore:
         return cls(folder, index, shards)
 
     @staticmethod
-    def exists(folder: Path | str) -> bool:
+    def exists(place: Path | str) -> bool:
         """Whether anything was ever stored there; a killed creation may leave less than a store."""
-        return begun(Path(folder) / "index.sqlite") or bool(
-            ShardFolder(Path(folder) / "shards").names()
-        )
+        if is_address(place):
+            return exists_at(str(place))
+        folder = Path(place)
+        return begun(folder / "index.sqlite") or bool(ShardFolder(folder / "shards").names())
 
     def close(self) -> None:
         """Close the index and let go of the maps; adapters that were read stay valid."""
-        self._index.close()
-        self._shards.close()
+        self.index.close()
+        self.shards.close()
 
     def __enter__(self) -> AdapterStore:
         return self
@@ -110,19 +127,33 @@ class AdapterStore:
         self.close()
 
     def __len__(self) -> int:
-        return self._index.count()
+        return self.index.count()
+
+    @property
+    def far(self) -> bool:
+        """Whether it is at an address, where others may write too."""
+        return self.shards.far
+
+    @property
+    def retried(self) -> int:
+        """Requests that were made again since it was opened; none where it is in a folder."""
+        return 0 if self._objects is None else self._objects.retried
 
     def keys(self, base: str | None = None, recipe: str | None = None) -> list[AdapterKey]:
         """The keys that are stored, sorted; only those of a base model, of a recipe, if given."""
-        return self._index.keys(base, recipe)
+        return self.index.keys(base, recipe)
 
     def has(self, keys: Iterable[AdapterKey]) -> set[AdapterKey]:
         """Those of the keys that are stored."""
-        return set(self._index.examples(keys))
+        keys = set(keys)
+        found = set(self.index.examples(keys))
+        if len(found) < len(keys) and self.index.refresh(within=RECENT):
+            found = set(self.index.examples(keys))
+        return found
 
     def examples(self, keys: Iterable[AdapterKey]) -> dict[AdapterKey, str]:
         """The examples digests of those of the keys that are stored."""
-        return self._index.examples(keys)
+        return self.index.examples(keys)
 
     def commit(
         self, items: Sequence[StoredItem], sites: Sequence[Site], codec: Codec = "float32"
@@ -155,7 +186,7 @@ class AdapterStore:
                 sums.append(checksum(payload))
                 yield payload
 
-        shard, entries = self._shards.write(
+        shard, entries = self.shards.write(
             upkeep.metadata(codec, rank, alpha, layout),
             codecs.SAFETENSORS[codec],
             [str(item.key) for item in items],
@@ -170,12 +201,12 @@ class AdapterStore:
             for item, e, digest in zip(items, entries, sums, strict=True)
         ]
         try:
-            self._index.add(rows, layout)
+            self.index.add(rows, layout)
         except BaseException:
             # Look before deleting: the error may have come after the commit.
             with suppress(PragError):
-                if not self._index.names_shard(shard):
-                    self._shards.remove(shard)
+                if not self.index.names_shard(shard):
+                    self.shards.abandon(shard)
             raise
 
     def read(self, key: AdapterKey, dtype: torch.dtype = torch.float32) -> Adapter:
@@ -192,12 +223,14 @@ class AdapterStore:
     ) -> dict[AdapterKey, Adapter]:
         """Several adapters, in the order of their keys; errors as of `read`."""
         keys = list(dict.fromkeys(keys))
-        rows = self._index.rows(keys)
+        rows = self.index.rows(keys)
+        if len(rows) < len(keys) and self.index.refresh(within=RECENT):
+            rows = self.index.rows(keys)
         return {key: self._read(key, rows.get(key), dtype) for key in keys}
 
     def stored_bytes(self, keys: Iterable[AdapterKey]) -> dict[AdapterKey, int]:
         """The bytes that reading each of those adapters takes; without those not stored."""
-        return {key: row.length for key, row in self._index.rows(list(keys)).items()}
+        return {key: row.length for key, row in self.index.rows(list(keys)).items()}
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> upkeep.VerifyReport:
         """Read every adapter and check it, and every shard's header against the index.
@@ -210,16 +243,27 @@ class AdapterStore:
         Raises:
             PragError: the index itself is damaged.
         """
-        return upkeep.verify(self._index, self._shards, progress)
+        return upkeep.verify(self.index, self.shards, progress)
 
-    def sweep(self) -> upkeep.SweepReport:
+    def survey(self, progress: Callable[[int, int], None] | None = None) -> upkeep.VerifyReport:
+        """What a build looks at before it starts.
+
+        In a folder that is all (`verify`); at an address only that every shard is there in its
+        size, since to read them means to download them.
+        """
+        return upkeep.survey(self.index, self.shards, progress)
+
+    def sweep(self, alive: float = ALIVE) -> upkeep.SweepReport:
         """Delete what a killed writer left: temporary files, shards that no row names.
 
-        Call it under the writer's lock only: the shard that another writer has written and not
-        yet entered looks just like a leftover.
+        In a folder, call it under the writer's lock only: the shard that another writer has written
+        and not yet entered looks just like a leftover. At an address age tells.
+
+        Args:
+            alive: seconds, at an address: a younger shard may be that of another writer.
         """
         self._must_write()
-        return upkeep.sweep(self._index, self._shards)
+        return upkeep.sweep(self.index, self.shards, alive)
 
     def discard(self, keys: Iterable[AdapterKey]) -> int:
         """Forget adapters (withdrawn, or damaged); shards that this empties are deleted.
@@ -229,11 +273,12 @@ class AdapterStore:
         """
         self._must_write()
         keys = list(dict.fromkeys(keys))
-        touched = {row.shard for row in self._index.rows(keys).values()}
-        count = self._index.delete(keys) if touched else 0
+        self.index.refresh()
+        touched = {row.shard for row in self.index.rows(keys).values()}
+        count = self.index.delete(keys) if touched else 0
         for shard in touched:
-            if not self._index.names_shard(shard):
-                self._shards.remove(shard)
+            if not self.index.names_shard(shard):
+                self.shards.remove(shard)
         return count
 
     def compact(self, target_bytes: int = 256 * 1024 * 1024) -> upkeep.CompactReport:
@@ -244,23 +289,26 @@ class AdapterStore:
         what `sweep` does.
         """
         self._must_write()
-        return upkeep.compact(self._index, self._shards, target_bytes)
+        return upkeep.compact(self.index, self.shards, target_bytes)
 
     def size(self) -> upkeep.StoreSize:
         """How much there is."""
-        with explained(self._index.path, "reading its size"):
-            index_bytes = self._index.path.stat().st_size
+        if self.far:  # by the index: a listing of many shards takes many requests
+            live = self.index.live_bytes()
+            return upkeep.StoreSize(self.index.count(), live, live, len(self.index.shards()))
+        with explained(self.index.path, "reading its size"):
+            index_bytes = self.index.path.stat().st_size
         return upkeep.StoreSize(
-            adapters=self._index.count(),
-            bytes_live=self._index.live_bytes(),
-            bytes_on_disk=self._shards.bytes_on_disk() + index_bytes,
-            shards=len(self._shards.names()),
+            adapters=self.index.count(),
+            bytes_live=self.index.live_bytes(),
+            bytes_on_disk=self.shards.bytes_on_disk() + index_bytes,
+            shards=len(self.shards.names()),
         )
 
     def _must_write(self) -> None:
-        if self._index.readonly:
+        if self.index.readonly:
             raise PragError(
-                f"{self.folder}: this adapter store was opened for reading only: open it for "
+                f"{self.place}: this adapter store was opened for reading only: open it for "
                 "writing, under the lock of its knowledge base"
             )
 
@@ -270,21 +318,18 @@ class AdapterStore:
                 return self._decode(row, dtype)
             except ShardDamage as damage:
                 # A compaction may have moved the adapter since its row was read.
-                now = self._index.rows([key]).get(key)
+                self.index.refresh()
+                now = self.index.rows([key]).get(key)
                 if now == row:
-                    held = [r.key for r in self._index.rows_of_shard(row.shard)]
-                    path = self._shards.file(row.shard)
-                    raise DamagedAdapter(key, path, held, str(damage)) from damage
+                    held = [r.key for r in self.index.rows_of_shard(row.shard)]
+                    where = self.shards.where(row.shard)
+                    raise DamagedAdapter(key, where, held, str(damage)) from damage
                 row = now
-        raise MissingAdapter(key, self._index.keys_of_passage(key.passage), self.folder)
+        raise MissingAdapter(key, self.index.keys_of_passage(key.passage), self.place)
 
     def _decode(self, row: Row, dtype: torch.dtype) -> Adapter:
-        # The copy is what is checked and what is used: the map could change in between, and a
-        # tensor on a map that cannot be written is unsafe.
-        data = self._shards.copy(row.shard, row.entry)
-        if checksum(data) != row.checksum:
-            raise ShardDamage("its checksum does not match")
-        sites = self._index.sites(row.layout)
+        data = self.shards.copy(row.shard, row.entry, row.checksum)
+        sites = self.index.sites(row.layout)
         if sites is None or row.dtype not in CODECS:
             raise ShardDamage("the index does not know its layout or its dtype")
         P = numbers(sites, row.rank)

@@ -22,7 +22,7 @@ class MissingAdapter(PragError):  # noqa: N818 - named as users say it
         others: the keys of the same passage that the store does have.
     """
 
-    def __init__(self, key: AdapterKey, others: Sequence[AdapterKey], folder: Path) -> None:
+    def __init__(self, key: AdapterKey, others: Sequence[AdapterKey], place: Path | str) -> None:
         self.key, self.others = key, tuple(others)
         same_base = sorted({other.recipe for other in others if other.base == key.base})
         bases = sorted({other.base for other in others})
@@ -40,7 +40,7 @@ class MissingAdapter(PragError):  # noqa: N818 - named as users say it
             )
         else:
             what = f"there is no adapter for passage {key.passage} at all: run `prag build`"
-        super().__init__(f"{folder}: {what}")
+        super().__init__(f"{place}: {what}")
 
 
 class DamagedAdapter(PragError):  # noqa: N818
@@ -48,21 +48,32 @@ class DamagedAdapter(PragError):  # noqa: N818
 
     Args:
         key: the adapter that was read.
-        shard: the path of its shard.
+        shard: the path or address of its shard.
         keys: every adapter that the index places in this shard.
         reason: what was found.
     """
 
     def __init__(
-        self, key: AdapterKey, shard: Path, keys: Sequence[AdapterKey], reason: str
+        self, key: AdapterKey, shard: str, keys: Sequence[AdapterKey], reason: str
     ) -> None:
         self.key, self.shard, self.keys, self.reason = key, shard, tuple(keys), reason
         passages = sorted({k.passage for k in keys})
         super().__init__(
             f"{shard}: the adapter of passage {key.passage} is damaged ({reason}); this shard "
             f"holds the adapters of {len(passages)} passages: {_listed(passages)}; run "
-            "`prag build` to make the damaged ones again"
+            f"`{mending(shard)}` to make the damaged ones again"
         )
+
+
+def mending(place: Path | str, kb: Path | str = "") -> str:
+    """The command that makes damaged adapters again, of a store in a folder or at an address."""
+    words = ["prag build", *([str(kb)] if kb else []), *(["--check"] if is_address(place) else [])]
+    return " ".join(words)
+
+
+def is_address(place: object) -> bool:
+    """Whether this is an address for fsspec (`s3://bucket/path`) and not a folder."""
+    return isinstance(place, str) and "://" in place
 
 
 def _listed(names: Sequence[str]) -> str:

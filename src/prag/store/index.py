@@ -78,6 +78,10 @@ class Row:
         return (self.dtype, self.rank, self.alpha, self.layout)
 
 
+Move = tuple[str, int, str, str, str, str, int]
+"""The new shard and offset of an adapter, its key, and the shard and offset it had."""
+
+
 def sites_to_json(sites: Sequence[Site]) -> str:
     """The sites as the index and the shards carry them."""
     return json.dumps(
@@ -129,6 +133,10 @@ class Index:
         PragError: no index, another program's file, a newer format, no right to write.
     """
 
+    # EXTRA is FULL, and the folder is synced after the journal goes: else a power cut could take
+    # back a commit after compaction has deleted the old files.
+    _durable = ("journal_mode = DELETE", "synchronous = EXTRA")
+
     def __init__(self, path: Path, readonly: bool) -> None:
         self.path, self.readonly = path, readonly
         self._lock = threading.RLock()
@@ -148,10 +156,8 @@ class Index:
         if self.readonly:
             self._connection.execute("PRAGMA query_only = ON")
             return
-        self._connection.execute("PRAGMA journal_mode = DELETE")
-        # FULL, and the folder is synced after the journal goes: else a power cut could take
-        # back a commit after compaction has deleted the old files.
-        self._connection.execute("PRAGMA synchronous = EXTRA")
+        for pragma in self._durable:
+            self._connection.execute(f"PRAGMA {pragma}")
         if self._is_empty():
             with self.transaction("making the index"):
                 if self._is_empty():
@@ -208,6 +214,11 @@ class Index:
         """The shards that a row names, sorted."""
         return [r[0] for r in self._query("SELECT DISTINCT shard FROM adapters ORDER BY shard")]
 
+    def ends(self) -> dict[str, int]:
+        """How many bytes each shard that a row names must have at least."""
+        found = self._query("SELECT shard, max(offset + length) FROM adapters GROUP BY shard")
+        return dict(found)
+
     def names_shard(self, shard: str) -> bool:
         """Whether a row names this shard."""
         return bool(self._query("SELECT 1 FROM adapters WHERE shard = ? LIMIT 1", (shard,)))
@@ -236,14 +247,14 @@ class Index:
 
     def rows(self, keys: Iterable[AdapterKey]) -> dict[AdapterKey, Row]:
         """The rows of those of the keys that exist."""
-        return {row.key: row for row in map(_row, self._select(_COLUMNS, keys))}
+        return {row.key: row for row in map(row_of, self._select(_COLUMNS, keys))}
 
     def rows_of_shard(self, shard: str) -> list[Row]:
         """The rows that name a shard, in the order of their bytes."""
         found = self._query(
             f"SELECT {_COLUMNS} FROM adapters WHERE shard = ? ORDER BY offset", (shard,)
         )
-        return [_row(parts) for parts in found]
+        return [row_of(parts) for parts in found]
 
     def sites(self, layout: str) -> tuple[Site, ...] | None:
         """The sites of a layout, None if the index has lost them."""
@@ -256,21 +267,8 @@ class Index:
 
     def add(self, rows: Sequence[Row], sites: str) -> None:
         """Add rows of one layout, replacing those of the same keys."""
-        marks = ", ".join("?" * 13)
         with self.transaction("writing the index"):
-            self._connection.execute(
-                "INSERT OR IGNORE INTO layouts VALUES (?, ?)", (layout_id(sites), sites)
-            )
-            self._connection.executemany(
-                f"INSERT OR REPLACE INTO adapters ({_COLUMNS}) VALUES ({marks})",
-                [
-                    (
-                        *(*_parts(r.key), r.shard, r.offset, r.length),
-                        *(*r.form, r.checksum, r.examples, r.created),
-                    )
-                    for r in rows
-                ],
-            )
+            self._add(rows, sites)
 
     def move(self, rows: Sequence[Row], shard: str, entries: Sequence[Entry]) -> None:
         """Say that the bytes of these rows now stand in another shard.
@@ -278,28 +276,53 @@ class Index:
         A row that was replaced since it was read keeps its new place.
         """
         with self.transaction("writing the index"):
-            self._connection.executemany(
-                "UPDATE adapters SET shard = ?, offset = ? WHERE passage = ? AND base = ? "
-                "AND recipe = ? AND shard = ? AND offset = ?",
-                [
-                    (shard, entry.offset, *_parts(row.key), row.shard, row.offset)
-                    for row, entry in zip(rows, entries, strict=True)
-                ],
-            )
+            self._move(moves_of(rows, shard, entries))
 
     def delete(self, keys: Sequence[AdapterKey]) -> int:
         """Delete the rows of these keys; how many there were."""
         with self.transaction("writing the index"):
-            done = self._connection.executemany(
-                "DELETE FROM adapters WHERE passage = ? AND base = ? AND recipe = ?",
-                [_parts(key) for key in keys],
-            )
-            return done.rowcount
+            return self._delete(keys)
+
+    def refresh(self, within: float = 0.0) -> bool:
+        """Take over what other machines have written; whether that was anything.
+
+        Args:
+            within: seconds; nothing is asked for if it was asked for since then.
+        """
+        return False  # one file is the whole index: every query sees what is written
+
+    def tidy(self) -> None:
+        """Delete what opening it elsewhere no longer needs."""
 
     def problems(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; nothing if it is sound."""
         found = [str(r[0]) for r in self._query("PRAGMA integrity_check(5)")]
         return [] if found == ["ok"] else found
+
+    # -- within a transaction ---------------------------------------------------------------
+
+    def _add(self, rows: Iterable[Row], sites: str) -> None:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO layouts VALUES (?, ?)", (layout_id(sites), sites)
+        )
+        self._connection.executemany(
+            f"INSERT OR REPLACE INTO adapters ({_COLUMNS}) VALUES ({', '.join('?' * 13)})",
+            map(values_of, rows),
+        )
+
+    def _move(self, moves: Iterable[Move]) -> None:
+        self._connection.executemany(
+            "UPDATE adapters SET shard = ?, offset = ? WHERE passage = ? AND base = ? "
+            "AND recipe = ? AND shard = ? AND offset = ?",
+            moves,
+        )
+
+    def _delete(self, keys: Iterable[AdapterKey]) -> int:
+        done = self._connection.executemany(
+            "DELETE FROM adapters WHERE passage = ? AND base = ? AND recipe = ?",
+            map(_parts, keys),
+        )
+        return done.rowcount
 
     def _select(self, columns: str, keys: Iterable[AdapterKey]) -> Iterator[tuple[Any, ...]]:
         by_rest: dict[tuple[str, str], list[str]] = {}
@@ -328,5 +351,20 @@ def _parts(key: AdapterKey) -> tuple[str, str, str]:
     return (key.passage, key.base, key.recipe)
 
 
-def _row(parts: tuple[Any, ...]) -> Row:
-    return Row(AdapterKey(*parts[:3]), *parts[3:])
+def row_of(values: Sequence[Any]) -> Row:
+    """The row of its 13 values, in the order of the table."""
+    return Row(AdapterKey(*values[:3]), *values[3:])
+
+
+def values_of(row: Row) -> tuple[Any, ...]:
+    """The 13 values of a row, in the order of the table."""
+    place = (row.shard, row.offset, row.length)
+    return (*_parts(row.key), *place, *row.form, row.checksum, row.examples, row.created)
+
+
+def moves_of(rows: Sequence[Row], shard: str, entries: Sequence[Entry]) -> list[Move]:
+    """The bytes of these rows now stand in `shard`, at these places."""
+    return [
+        (shard, entry.offset, *_parts(row.key), row.shard, row.offset)
+        for row, entry in zip(rows, entries, strict=True)
+    ]

@@ -14,10 +14,10 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from prag.disk import sync
 from prag.store.errors import explained
@@ -51,6 +51,62 @@ class Header:
     entries: Mapping[str, Entry]
 
 
+class Shards(Protocol):
+    """Where shards are kept: a folder (`ShardFolder`) or an object store (`RemoteShards`)."""
+
+    @property
+    def far(self) -> bool:
+        """Whether to read them all takes more than a look."""
+
+    def where(self, name: str) -> str:
+        """The place of a shard, for messages."""
+
+    def names(self) -> list[str]:
+        """The shards that are there, sorted."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each shard that is there."""
+
+    def temporaries(self) -> list[Path]:
+        """Files that a kill left before they became shards, sorted."""
+
+    def leftovers(self, named: set[str], alive: float) -> list[str]:
+        """Those of the shards not `named` in the index that nobody may be about to name.
+
+        Args:
+            alive: seconds in which another writer may, where there can be one.
+        """
+
+    def bytes_on_disk(self) -> int:
+        """The size of all shards and temporary files."""
+
+    def write(
+        self,
+        metadata: Mapping[str, str],
+        dtype: str,
+        tensors: Sequence[str],
+        length: int,
+        width: int,
+        payloads: Iterable[Buffer],
+    ) -> tuple[str, list[Entry]]:
+        """Write a shard; see `ShardFolder.write`."""
+
+    def abandon(self, name: str) -> None:
+        """A shard was written, and what should name it in the index failed."""
+
+    def copy(self, name: str, entry: Entry, digest: str) -> bytearray:
+        """The bytes of one tensor, which have this checksum; ShardDamage if they have not."""
+
+    def reading(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """The shard opened as a file; ShardDamage if it is missing or cannot be read."""
+
+    def remove(self, name: str) -> int | None:
+        """Delete a shard; the bytes that this freed, None if nothing was deleted."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
 @dataclass(frozen=True)
 class _Map:
     view: mmap.mmap
@@ -81,9 +137,15 @@ class ShardFolder:
         self._maps: OrderedDict[str, _Map] = OrderedDict()
         self._lock = threading.Lock()
 
+    far = False
+
     def file(self, name: str) -> Path:
         """The path of a shard."""
         return self.path / (name + SUFFIX)
+
+    def where(self, name: str) -> str:
+        """The path of a shard, for messages."""
+        return str(self.file(name))
 
     def names(self) -> list[str]:
         """The shards that stand in the folder, sorted."""
@@ -93,13 +155,17 @@ class ShardFolder:
         """Files that a kill left before they got their name, sorted."""
         return sorted(self._files(TEMPORARY))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each shard."""
+        return {p.removesuffix(SUFFIX): size for p, size in self._sizes(SUFFIX)}
+
     def bytes_on_disk(self) -> int:
         """The size of all shards and temporary files."""
-        total = 0
-        for path in (*self._files(SUFFIX), *self._files(TEMPORARY)):
-            with suppress(FileNotFoundError):  # a writer may be at work
-                total += path.stat().st_size
-        return total
+        return sum(size for suffix in (SUFFIX, TEMPORARY) for _, size in self._sizes(suffix))
+
+    def leftovers(self, named: set[str], alive: float) -> list[str]:
+        """The shards that are not `named`, young or old: who asks holds the writer's lock."""
+        return [name for name in self.names() if name not in named]
 
     def write(
         self,
@@ -155,16 +221,25 @@ class ShardFolder:
                 raise
         return name, [Entry(len(head) + i * length, length) for i in range(len(tensors))]
 
-    def copy(self, name: str, entry: Entry) -> bytearray:
+    def abandon(self, name: str) -> None:
+        """Delete a shard that nothing names."""
+        self.remove(name)
+
+    def copy(self, name: str, entry: Entry, digest: str) -> bytearray:
         """The bytes of one tensor, copied out of the map.
 
+        The copy is what is checked and what is used: the map could change in between, and a tensor
+        on a map that cannot be written is unsafe.
+
         Raises:
-            ShardDamage: the shard is missing or too short.
+            ShardDamage: the shard is missing or too short, or the bytes have another checksum.
         """
         view = self._mapped(name)
         data = bytearray(memoryview(view)[entry.offset : entry.offset + entry.length])
         if len(data) != entry.length:
             raise ShardDamage(f"truncated: {len(view)} bytes")
+        if checksum(data) != digest:
+            raise ShardDamage("its checksum does not match")
         return data
 
     @contextmanager
@@ -202,6 +277,13 @@ class ShardFolder:
         """Let go of every map."""
         with self._lock:
             self._maps.clear()
+
+    def _sizes(self, suffix: str) -> list[tuple[str, int]]:
+        found = []
+        for path in self._files(suffix):
+            with suppress(FileNotFoundError):  # a writer may be at work
+                found.append((path.name, path.stat().st_size))
+        return found
 
     def _files(self, suffix: str) -> list[Path]:
         with explained(self.path, "reading the folder of the shards"):

@@ -10,10 +10,11 @@ from prag.store import codecs
 from prag.store.errors import explained
 from prag.store.index import FORMAT_VERSION, Index, Row, sites_to_json
 from prag.store.shards import (
+    SUFFIX,
     Entry,
     Header,
     ShardDamage,
-    ShardFolder,
+    Shards,
     checksum,
     read_entry,
     read_header,
@@ -106,7 +107,7 @@ def metadata(codec: str, rank: int, alpha: float, sites: str) -> dict[str, str]:
 
 
 def verify(
-    index: Index, shards: ShardFolder, progress: Callable[[int, int], None] | None
+    index: Index, shards: Shards, progress: Callable[[int, int], None] | None
 ) -> VerifyReport:
     """See `AdapterStore.verify`."""
     problems = index.problems()
@@ -126,40 +127,62 @@ def verify(
         found = _check_shard(index, shards, shard, rows)
         if found:
             # A writer may have moved or replaced them meanwhile: then they are not damaged.
+            index.refresh()
             still = set(index.rows_of_shard(shard))
             found = [(row, reason) for row, reason in found if row in still]
         damaged.extend(_grouped(shard, found))
         checked += len(rows)
         if progress is not None:
             progress(checked, max(total, checked))
-    orphans = sorted(files + [shards.file(s).name for s in present if s not in set(named)])
+    orphans = sorted(files + [s + SUFFIX for s in present if s not in set(named)])
     return VerifyReport(checked, tuple(damaged), tuple(orphans))
 
 
-def sweep(index: Index, shards: ShardFolder) -> SweepReport:
+def survey(
+    index: Index, shards: Shards, progress: Callable[[int, int], None] | None
+) -> VerifyReport:
+    """See `AdapterStore.survey`."""
+    if not shards.far:
+        return verify(index, shards, progress)
+    sizes = shards.sizes()
+    index.refresh()
+    damaged: list[Damage] = []
+    for shard, end in index.ends().items():
+        size = sizes.get(shard)
+        if size is None or size < end:
+            reason = "the object is missing" if size is None else f"truncated: {size} bytes"
+            keys = tuple(row.key for row in index.rows_of_shard(shard))
+            damaged.append(Damage(shard, keys, reason))
+    return VerifyReport(index.count(), tuple(damaged), ())
+
+
+def sweep(index: Index, shards: Shards, alive: float) -> SweepReport:
     """See `AdapterStore.sweep`."""
     temporaries = shards.temporaries()
+    index.refresh()
     named = set(index.shards())
     freed = 0
-    with explained(shards.path, "sweeping"):
-        for path in temporaries:
+    for path in temporaries:
+        with explained(path, "sweeping"):
             freed += path.stat().st_size
             path.unlink()
-    sizes = [shards.remove(shard) for shard in shards.names() if shard not in named]
+    sizes = [shards.remove(shard) for shard in shards.leftovers(named, alive)]
     removed = [size for size in sizes if size is not None]
+    index.tidy()
     return SweepReport(len(temporaries), len(removed), freed + sum(removed))
 
 
-def compact(index: Index, shards: ShardFolder, target_bytes: int) -> CompactReport:
+def compact(index: Index, shards: Shards, target_bytes: int) -> CompactReport:
     """See `AdapterStore.compact`."""
     before = (len(shards.names()), shards.bytes_on_disk())
-    sweep(index, shards)
+    if not shards.far:
+        sweep(index, shards, 0.0)
     damaged: list[Damage] = []
     moved = 0
     for sources in _sources(index, shards, target_bytes, damaged):
         if len(sources) == 1 and not sources[0].garbage:
             continue  # one small shard: nothing to put it together with
-        for rows in _packs([row for source in sources for row in source.rows], target_bytes):
+        for rows in packs(_still(index, sources), target_bytes):
             _move(index, shards, rows)
             moved += len(rows)
             for shard in {row.shard for row in rows}:
@@ -176,7 +199,7 @@ def compact(index: Index, shards: ShardFolder, target_bytes: int) -> CompactRepo
 
 
 def _sources(
-    index: Index, shards: ShardFolder, target_bytes: int, damaged: list[Damage]
+    index: Index, shards: Shards, target_bytes: int, damaged: list[Damage]
 ) -> list[list[_Source]]:
     """The shards worth rewriting, in groups that may share a shard; damage is noted."""
     groups: dict[tuple[str, int, float, str], list[_Source]] = {}
@@ -191,6 +214,9 @@ def _sources(
         if not garbage and 2 * live >= target_bytes:
             continue
         found = _check_payloads(shards, shard, rows)
+        if found and index.refresh():
+            now = set(index.rows_of_shard(shard))
+            found = [(row, reason) for row, reason in found if row in now]
         damaged.extend(_grouped(shard, found))
         bad = {row for row, _ in found}
         sound = tuple(row for row in rows if row not in bad)
@@ -199,7 +225,15 @@ def _sources(
     return list(groups.values())
 
 
-def _packs(rows: Sequence[Row], target_bytes: int) -> Iterator[list[Row]]:
+def _still(index: Index, sources: Sequence[_Source]) -> list[Row]:
+    """The rows of these shards that no other writer has moved or replaced meanwhile."""
+    rows = [row for source in sources for row in source.rows]
+    index.refresh()
+    now = index.rows(row.key for row in rows)
+    return [row for row in rows if now.get(row.key) == row]
+
+
+def packs(rows: Sequence[Row], target_bytes: int) -> Iterator[list[Row]]:
     """The rows in runs of at most `target_bytes` and at least one row."""
     pack: list[Row] = []
     size = 0
@@ -213,7 +247,7 @@ def _packs(rows: Sequence[Row], target_bytes: int) -> Iterator[list[Row]]:
         yield pack
 
 
-def _move(index: Index, shards: ShardFolder, rows: Sequence[Row]) -> None:
+def _move(index: Index, shards: Shards, rows: Sequence[Row]) -> None:
     """Copy the bytes of these rows into one new shard, then point the rows to it."""
     first = rows[0]
     sites = index.sites(first.layout)
@@ -240,14 +274,14 @@ def _move(index: Index, shards: ShardFolder, rows: Sequence[Row]) -> None:
     except ShardDamage as damage:
         # It was sound a moment ago: the disk is failing, this is no time to go on.
         raise PragError(
-            f"{shards.path}: a shard changed while it was copied ({damage}): check the disk, "
-            "then run `prag verify`"
+            f"{shards.where(first.shard)}: the shard changed while it was copied ({damage}): check "
+            "the disk, then run `prag verify`"
         ) from damage
     index.move(rows, shard, entries)
 
 
 def _check_shard(
-    index: Index, shards: ShardFolder, shard: str, rows: Sequence[Row]
+    index: Index, shards: Shards, shard: str, rows: Sequence[Row]
 ) -> list[tuple[Row, str]]:
     """The rows whose bytes, or whose place in the header, are not as the index says."""
     try:
@@ -264,7 +298,7 @@ def _check_shard(
     return list(found.items())
 
 
-def _check_payloads(shards: ShardFolder, shard: str, rows: Sequence[Row]) -> list[tuple[Row, str]]:
+def _check_payloads(shards: Shards, shard: str, rows: Sequence[Row]) -> list[tuple[Row, str]]:
     found: list[tuple[Row, str]] = []
     try:
         with shards.reading(shard) as file:
