@@ -207,10 +207,11 @@ class Inbox:
         """Say that a job is over. Its documents are not kept any longer.
 
         Raises:
-            PragError: the disk is full or cannot be written.
+            PragError: the disk is full, or cannot be read or written.
         """
         state: State = "failed" if error else "done"
         with self._lock:
+            self.look()
             seen = self._seen.get(job_id)
             if seen is None or seen.job is None:
                 return  # somebody has taken the file away: there is nothing to say it of
