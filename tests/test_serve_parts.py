@@ -326,6 +326,18 @@ def test_a_passage_is_visible_by_a_document_that_is(held, hidden, only, without,
     assert ("p" in visible) == (bool(left) and not left_out)
 
 
+def test_what_is_taken_out_while_it_is_looked_at_is_not_visible():
+    hidden = {"a.txt"}
+
+    def documents_of(_):
+        try:
+            return ["a.txt"]
+        finally:
+            hidden.clear()  # right after: it is taken out, and its withdrawal is over
+
+    assert "p" not in Visible(documents_of, lambda: frozenset(hidden))
+
+
 @pytest.mark.parametrize(
     ("question", "expected"),
     [

@@ -75,7 +75,8 @@ class Inbox:
         self._lock = threading.RLock()
         self._seen: dict[str, _Seen] = {}
         self._mine: set[str] = set()  # ids of those taken here
-        self._hidden: frozenset[str] = frozenset()
+        self._hidden: frozenset[str] = frozenset()  # names of documents
+        self._settled: frozenset[str] = frozenset()  # ids of jobs whose files are not read again
         self._progress: dict[str, dict[str, Any]] = {}
         self._progress_mark: Mark | None = None
         self._told = False  # whether something is to be shared
@@ -105,15 +106,12 @@ class Inbox:
             there = {name[:-5] for name in names if name.endswith(".json")}
             changed = False
             # A name may be missed while its file is replaced, hence the known ones.
-            for job_id in there | self._seen.keys():
-                known = self._seen.get(job_id)
-                if known is not None and known.settled and job_id in there:
-                    continue
-                if self._read(job_id, known):
+            for job_id in (there | self._seen.keys()) - (there & self._settled):
+                if self._read(job_id, self._seen.get(job_id)):
                     changed = True
                     self.changes += job_id not in self._mine
             if changed:
-                self._hide()
+                self._changed()
             self._hear()
 
     def jobs(self) -> list[Job]:
@@ -217,13 +215,13 @@ class Inbox:
                 return  # somebody has taken the file away: there is nothing to say it of
             self._rewrite(replace(seen.job, state=state, error=error, finished=time.time()))
             self._trim()
-            self._hide()
+            self._changed()
 
     def reread(self, job_id: str) -> None:
         """Another process has said that a job is over."""
         with self._lock:
             self._read(job_id, self._seen.get(job_id))
-            self._hide()
+            self._changed()
 
     # -- what the above share -----------------------------------------------------------------
 
@@ -253,7 +251,7 @@ class Inbox:
             number += 1
         with self._lock:
             self._read(job.id, self._seen.get(job.id))
-            self._hide()
+            self._changed()
         return job
 
     def _rewrite(self, job: Job) -> None:
@@ -305,7 +303,7 @@ class Inbox:
                     self._rewrite(waiting)
                 except PragError as error:  # it hides its document all the same
                     LOG.error("%s", error)
-        self._hide()
+        self._changed()
 
     def _trim(self) -> None:
         """Forget the oldest that are over; none that came after one that is still to be done."""
@@ -316,7 +314,7 @@ class Inbox:
             self._path(old).unlink(missing_ok=True)
             del self._seen[old]
 
-    def _hide(self) -> None:
+    def _changed(self) -> None:
         hidden = set()
         for job in self._known():
             if job.kind == "withdraw" and job.pending:
@@ -324,6 +322,7 @@ class Inbox:
             elif job.kind == "add" and job.state == "done":  # handed in again, after it
                 hidden.difference_update(job.documents)
         self._hidden = frozenset(hidden)
+        self._settled = frozenset(i for i, seen in self._seen.items() if seen.settled)
 
     def _path(self, job_id: str) -> Path:
         return self.folder / f"{job_id}.json"

@@ -147,10 +147,14 @@ class Service:
         (hits,) = library.search([query], k, self._visible())
         found: list[tuple[Hit, Passage, str | None]] = []
         for hit in hits:
-            with suppress(PragError):  # taken out since
+            try:
                 (passage,) = library.passages([hit.passage_id])
                 shelved = library.adapter(hit.passage_id)
-                found.append((hit, passage, None if shelved is None else shelved.key))
+            except PragError:
+                if hit.passage_id in self._visible():
+                    raise
+                continue  # taken out since it was found
+            found.append((hit, passage, None if shelved is None else shelved.key))
         visible = self._visible()
         named = [(h, p, visible.documents(h.passage_id), key) for h, p, key in found]
         return [one for one in named if one[2]]
