@@ -12,13 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from prag import KnowledgeBase
 from prag.config import GenerateConfig
-from prag.records import PragError
 from prag.serve.asking import Asked, Call, Turn
 from prag.serve.builder import Builder, _enter
 from serve_helpers import TOWERS, asked, make_kb, replicas, wait_for
@@ -246,12 +246,15 @@ def test_a_folder_that_cannot_be_read_answers_nothing(folder, no_training):
         service.inbox.look()
 
 
-def test_the_one_that_builds_is_followed(folder, no_training):
-    with replicas(folder, 1) as (_, (second,)):
-        with replicas(folder, 1) as (_, (third,)):
-            assert (metric(second, "prag_builds"), metric(third, "prag_builds")) == (1.0, 0.0)
-        with pytest.raises(PragError, match="no knowledge base"):
-            KnowledgeBase.open(folder / "none")
+def test_the_one_that_builds_is_followed_when_it_ends(folder, no_training):
+    first = ExitStack()
+    _, (builds,) = first.enter_context(replicas(folder, 1))
+    with replicas(folder, 1) as (_, (other,)):
+        assert (metric(builds, "prag_builds"), metric(other, "prag_builds")) == (1.0, 0.0)
+        first.close()
+        job = upload(other, "a.txt", "A hut on a hill of Gorran.")
+        assert wait_for(other, job)["state"] == "done"
+        assert metric(other, "prag_builds") == 1.0
 
 
 def test_killed_while_it_builds_another_one_goes_on(folder, tmp_path):
