@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import uvicorn
@@ -76,3 +76,14 @@ def wait_for(client, job_id, seconds=120):
             return job
         time.sleep(0.1)
     raise AssertionError(f"job {job_id} did not come to its end: {job}")
+
+
+@contextmanager
+def replicas(folder, count, **settings):
+    """Services over one folder, each with a model of its own, and a client of each."""
+    with ExitStack() as stack:
+        pairs = [
+            stack.enter_context(served(KnowledgeBase.open(folder), **settings))
+            for _ in range(count)
+        ]
+        yield [service for service, _ in pairs], [client for _, client in pairs]

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from prag.config import GenerateConfig
-from prag.records import PragError
 from prag.serve.asking import Asked, Call, Turn
 from prag.serve.service import Service
 from prag.serve.settings import ServeSettings
@@ -375,12 +374,6 @@ def test_only_the_job_that_kills_the_process_fails(model_folder, tmp_path, monke
         service.builder.wake()
         assert [wait_for(client, job)["state"] for job in jobs] == ["done", "failed", "done"]
     assert died == [3, 1, 1]
-
-
-def test_one_service_a_folder(running):
-    service, _ = running
-    with pytest.raises(PragError, match="another service"):
-        Service(service.kb, ServeSettings())
 
 
 def test_another_process_that_writes_is_waited_for(model_folder, tmp_path):

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prag.records import Document, Passage, PragError
 from prag.serve.asking import Call, Stream, Turn
+from prag.serve.builder import _enter
 from prag.serve.condense import condense, goes_on
+from prag.serve.job_files import Job
 from prag.serve.jobs import FINISHED, INBOX, Inbox
 from prag.serve.settings import ServeSettings, read_keys
 from prag.serve.visible import Filter, Visible
@@ -116,8 +125,189 @@ def test_a_damaged_job_is_named(tmp_path):
     inbox = Inbox(tmp_path / INBOX)
     path = tmp_path / INBOX / f"{inbox.add([DOCUMENT]).id}.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(PragError, match=path.name):
-        Inbox(tmp_path / INBOX)
+    again = Inbox(tmp_path / INBOX)
+    assert list(again.damaged()) == [path.name]
+    assert path.name in again.damaged()[path.name]
+    assert again.jobs() == []
+
+
+# -- several replicas over one inbox -----------------------------------------------------------
+
+
+def test_two_that_take_at_the_same_tick_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("prag.serve.jobs.time.time_ns", lambda: 5)
+    inboxes = [Inbox(tmp_path / INBOX) for _ in range(4)]
+    start, taken = threading.Barrier(8), []
+
+    def take(n):
+        start.wait()
+        for i in range(10):
+            name = f"{n}-{i}.txt"
+            job = inboxes[n % 4].add([Document(name, "test", DOCUMENT.passages)])
+            taken.append((job.id, name))
+
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({job_id for job_id, _ in taken}) == len(taken) == 80
+    for inbox in inboxes:
+        assert {(j.id, j.documents[0]) for j in inbox.jobs()} == set(taken)
+        assert all(inbox.documents(job_id)[0].name == name for job_id, name in taken)
+    assert not any(p.suffix != ".json" for p in (tmp_path / INBOX).iterdir())
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "withdraw", "done", "failed"]),
+        st.integers(0, 2),  # through which replica
+        st.sampled_from("ab"),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=50)
+@given(steps)
+def test_each_sees_what_any_has_taken(steps):
+    """Against a model: jobs in the order in which they came; each look knows all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        inboxes = [Inbox(Path(folder)) for _ in range(3)]
+        model = []  # [kind, name, state], in order
+        for what, which, name in steps:
+            inbox = inboxes[which]
+            if what == "add":
+                inbox.add([Document(name, "test", DOCUMENT.passages)])
+                model.append(["add", name, "waiting"])
+            elif what == "withdraw":
+                inbox.withdraw(name)
+                model.append(["withdraw", name, "waiting"])
+            elif waiting := inbox.open_jobs():
+                inbox.finish(waiting[0].id, None if what == "done" else "the disk is full")
+                next(row for row in model if row[2] == "waiting")[2] = what
+            hidden = set()
+            for kind, about, state in model:
+                if kind == "withdraw" and state != "done":
+                    hidden.add(about)
+                elif kind == "add" and state == "done":
+                    hidden.discard(about)
+            for other in inboxes:
+                other.look()
+                assert other.hidden() == hidden
+                shown = [[j.kind, j.documents[0], j.state] for j in reversed(other.jobs())]
+                assert shown == model
+
+
+def test_how_far_a_job_is_others_see_until_another_one_leads(tmp_path):
+    first, second = (Inbox(tmp_path / INBOX) for _ in "ab")
+    first.lead()
+    job = second.add([DOCUMENT])
+    first.look()
+    first.tell([job.id], state="running", stage="encode", done=3, total=9)
+    assert second.get(job.id).state == "waiting"
+    first._shared = 0.0  # a while ago
+    first.share()
+    assert (second.get(job.id).stage, second.get(job.id).done) == ("encode", 3)
+    first.tell([job.id], done=4)
+    first.share()  # a moment ago: nothing is written
+    assert second.get(job.id).done == 3
+    second.lead()
+    assert first.get(job.id).state == second.get(job.id).state == "waiting"
+    (tmp_path / INBOX / "progress").write_text("{")
+    assert second.get(job.id).state == "waiting"
+    second.finish(job.id)
+    assert first.get(job.id).state == "done"
+
+
+def test_two_that_forget_what_is_over_do_not_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr("prag.serve.jobs.FINISHED", 2)
+    inboxes = [Inbox(tmp_path / INBOX) for _ in "ab"]
+    jobs = [inboxes[i % 2].add([DOCUMENT]) for i in range(8)]
+    for inbox in inboxes:
+        inbox.look()
+    for i, job in enumerate(jobs):
+        inboxes[i % 2].finish(job.id)
+    assert [j.id for j in inboxes[0].jobs()] == [jobs[7].id, jobs[6].id]
+    inboxes[1].finish(jobs[0].id)  # it is gone
+
+
+def test_what_came_after_a_job_that_waits_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("prag.serve.jobs.FINISHED", 1)
+    inbox = Inbox(tmp_path / INBOX)
+    first = inbox.add([DOCUMENT])
+    gone = [inbox.withdraw("a.txt") for _ in range(3)]
+    for job in gone:
+        inbox.finish(job.id)
+    assert len(inbox.later(first, "a.txt")) == 3
+    inbox.finish(first.id)
+    assert [j.id for j in inbox.jobs()] == [gone[-1].id]
+
+
+def test_jobs_of_the_format_before_are_read(tmp_path):
+    inbox = Inbox(tmp_path / INBOX)
+    rows = [{"name": "a.txt", "source": "test", "passages": [["A", "A hut on a hill."]]}]
+    job = asdict(Job("18" + 14 * "0", "add", ("a.txt",), 0.0))
+    old = tmp_path / INBOX / f"{job['id']}.json"
+    old.write_text(json.dumps({"job": job, "documents": rows}))
+    assert [j.id for j in inbox.open_jobs()] == [job["id"]]
+    assert inbox.documents(job["id"]) == [DOCUMENT]
+    inbox.finish(job["id"])
+    assert Inbox(tmp_path / INBOX).get(job["id"]).state == "done"
+
+
+def test_a_withdrawal_whose_file_is_damaged_hides_on(tmp_path):
+    inbox = Inbox(tmp_path / INBOX)
+    path = tmp_path / INBOX / f"{inbox.withdraw('a.txt').id}.json"
+    whole = path.read_text()
+    path.write_text(whole[:9])
+    inbox.look()
+    assert inbox.hidden() == {"a.txt"}
+    assert list(inbox.damaged()) == [path.name]
+    path.write_text(whole)
+    inbox.look()
+    assert inbox.damaged() == {}
+
+
+def test_drafts_of_the_killed_are_swept(tmp_path):
+    folder = tmp_path / INBOX
+    folder.mkdir()
+    old, new = folder / "1.taken", folder / "2.json.ab.new"
+    for draft in (old, new):
+        draft.write_text("half")
+    os.utime(old, (0, 0))
+    Inbox(folder)
+    assert [p.name for p in folder.iterdir()] == [new.name]
+
+
+class _Corpus:
+    """The names of the documents of a knowledge base."""
+
+    def __init__(self):
+        self.names = set()
+
+    def add_documents(self, given):
+        self.names |= {d.name for d in given}
+
+    def document(self, name):
+        return name if name in self.names else None
+
+    def withdraw(self, names):
+        self.names -= set(names)
+
+
+def test_done_once_more_after_a_kill_nothing_comes_back_and_nothing_goes(tmp_path):
+    inbox, corpus = Inbox(tmp_path / INBOX), _Corpus()
+    added, withdrawn = inbox.add([DOCUMENT]), inbox.withdraw("a.txt")
+    _enter(corpus, inbox, withdrawn)
+    inbox.finish(withdrawn.id)
+    _enter(corpus, inbox, added)  # its process was killed before it was over
+    assert corpus.names == set()
+    again = inbox.add([DOCUMENT])
+    _enter(corpus, inbox, again)
+    inbox.finish(again.id)
+    _enter(corpus, inbox, withdrawn)  # as of a replica that had seen it fail
+    assert corpus.names == {"a.txt"}
 
 
 names = st.frozensets(st.sampled_from("abcd"), max_size=3)
@@ -134,6 +324,18 @@ def test_a_passage_is_visible_by_a_document_that_is(held, hidden, only, without,
     left = [d for d in held if d not in hidden and d not in without and (not only or d in only)]
     visible = Visible(documents_of, lambda: hidden, wanted)
     assert ("p" in visible) == (bool(left) and not left_out)
+
+
+def test_what_is_taken_out_while_it_is_looked_at_is_not_visible():
+    hidden = {"a.txt"}
+
+    def documents_of(_):
+        try:
+            return ["a.txt"]
+        finally:
+            hidden.clear()  # right after: it is taken out, and its withdrawal is over
+
+    assert "p" not in Visible(documents_of, lambda: frozenset(hidden))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ def serve(
         typer.Option(help="The one other site whose pages may ask, as https://example.org."),
     ] = None,
 ) -> None:
-    """Answer questions over HTTP, as OpenAI's API does, with a page to see it work."""
+    """Answer questions over HTTP, as OpenAI's API does, with a page to see it work.
+
+    Any number of services may answer from one folder; one of them builds documents in.
+    """
     try:
         import uvicorn
 
@@ -87,6 +90,8 @@ def serve(
     console.print(f"{kb}: loading {opened.settings.model}")
     made = engine_named(engine, engine_url, engine_model, adapter_folder)
     service = Service(opened, settings, made)
+    if not service.builder.elected:
+        console.print(f"another service over {kb} builds documents in; this one does if that ends")
     shown = f"[{host}]" if ":" in host else host
     console.print(f"http://{shown}:{port}/ is the page, http://{shown}:{port}/v1 the API")
     uvicorn.run(

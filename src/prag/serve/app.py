@@ -92,12 +92,14 @@ def _watch(app: FastAPI, service: Service, gate: Gate) -> None:
         gauges["cached_bytes"].set(shelf.bytes)
         gauges["cache_hits"].set(shelf.hits)
         gauges["cache_misses"].set(shelf.misses)
+        gauges["builds"].set(service.builder.elected)
         adapters, size = service.stored()
         gauges["adapters"].set(adapters)
         gauges["adapter_bytes"].set(size)
         states = Counter(job.state for job in service.inbox.jobs())
         for state in ("waiting", "running", "done", "failed"):
             meters.jobs.labels(state).set(states[state])
+        gauges["damaged_jobs"].set(len(service.inbox.damaged()))
         return Response(meters.text(), media_type="text/plain; version=0.0.4")
 
 

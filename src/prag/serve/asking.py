@@ -64,6 +64,10 @@ class GoneError(Exception):
     """The asker went away."""
 
 
+class WithdrawnError(Exception):
+    """What an answer rests on was withdrawn while it was made."""
+
+
 class Call:
     """The engine as one question sees it: every text that is made for it passes here.
 
@@ -79,6 +83,7 @@ class Call:
         self.engine = engine
         self.deadline = time.monotonic() + seconds
         self.gone = threading.Event()
+        self.withdrawn = threading.Event()  # what the answer that is being made rests on
         self.ended: dict[str, bool] = {}  # of each text that was made
         self.stops = tuple(stops)
         self.stream = None if on_text is None else Stream(on_text, self.stops)
@@ -96,15 +101,23 @@ class Call:
 
         Raises:
             TimedOutError, GoneError: so it is.
+            WithdrawnError: what it rests on was withdrawn.
         """
         made = self.engine.generate([replace(r, until=self._until(r)) for r in requests], config)
         if self.gone.is_set():
             raise GoneError
         if time.monotonic() > self.deadline:
             raise TimedOutError
+        if self.withdrawn.is_set():
+            raise WithdrawnError
         for one in made:
             self.ended[one.text] = one.ended
         return made
+
+    @property
+    def told(self) -> bool:
+        """Whether a piece of the answer has left."""
+        return self.stream is not None and self.stream.told
 
     def hold(self) -> None:
         """Tell of no text before the end: of several that are made one will be chosen."""
@@ -123,6 +136,8 @@ class Call:
     def _until(self, request: Request) -> Callable[[str], bool]:
         def until(text: str) -> bool:
             if self.gone.is_set() or time.monotonic() > self.deadline:
+                return True
+            if self.withdrawn.is_set():
                 return True
             if self.stream is not None and not self.held:
                 self.stream.show(text)
@@ -143,6 +158,11 @@ class Stream:
     def __init__(self, on_text: OnText, stops: Sequence[str]) -> None:
         self._on_text, self._stops = on_text, tuple(stops)
         self._told = ""
+
+    @property
+    def told(self) -> bool:
+        """Whether anything was told."""
+        return bool(self._told)
 
     def show(self, text: str) -> None:
         """The whole text as it is now."""

@@ -5,27 +5,46 @@ questions that are answered meanwhile: it is done by a process of its own, with 
 the processor. It takes the jobs that wait, in their order, builds once for all of them, and writes
 what it does to its standard output, a JSON object a line. It may be killed at any time: a job is
 over when its file says so, and whatever it had done before is not done again.
+
+Of several services over one folder one builds: the one that holds a lock, as long as it lives. The
+process holds another, so that none begins before that of a service that was killed has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prag.disk import InUseError
+import filelock
+
+from prag.disk import InUseError, explain
 from prag.knowledge_base import KnowledgeBase
 from prag.records import PragError
-from prag.serve.jobs import INBOX, Inbox, Job
+from prag.serve.job_files import Job
+from prag.serve.jobs import INBOX, Inbox
+
+LOG = logging.getLogger("prag.serve")
+
+LEADER = ".builder.lock"
+"""Held by the service that builds."""
+
+WORKER = ".building.lock"
+"""Held by the process that it builds with."""
+
+ELECTION = 1.0
+"""Seconds after which a service that does not build looks whether nobody does."""
 
 TRIES = 3
 """Times that the process may end in the middle of the same jobs before they have failed."""
@@ -35,13 +54,13 @@ Say = Callable[[dict[str, Any]], None]
 """Told `{"begin": [ids]}`, `{"stage", "done", "total"}`, and `{"over": id, "error": text}`."""
 
 
-def work(kb: KnowledgeBase, say: Say, at_once: int | None = None) -> None:
+def work(kb: KnowledgeBase, inbox: Inbox, say: Say, at_once: int | None = None) -> None:
     """Do the jobs that wait, until there is none.
 
     Args:
         at_once: how many are done with one build; by default all that wait.
     """
-    while jobs := (inbox := Inbox(kb.folder / INBOX)).open_jobs()[:at_once]:
+    while jobs := inbox.open_jobs()[:at_once]:
         say({"begin": [job.id for job in jobs]})
         say({"stage": "load", "done": 0, "total": 0})
         building: list[Job] = []
@@ -72,9 +91,21 @@ def _patient(do: Callable[[], None], say: Say) -> str | None:
 
 def _enter(kb: KnowledgeBase, inbox: Inbox, job: Job) -> None:
     if job.kind == "add":
-        kb.add_documents(inbox.documents(job.id))
-    elif kb.document(job.documents[0]) is not None:  # else one that was killed had done it
-        kb.withdraw(job.documents)
+        wanted = [d for d in inbox.documents(job.id) if not _withdrawn(inbox, job, d.name)]
+        if wanted:
+            kb.add_documents(wanted)
+    elif not _back(inbox, job) and kb.document(job.documents[0]) is not None:
+        kb.withdraw(job.documents)  # else one that was killed had done it
+
+
+def _withdrawn(inbox: Inbox, job: Job, name: str) -> bool:
+    """Whether a document was withdrawn after it was handed in: it would come back."""
+    return any(later.kind == "withdraw" for later in inbox.later(job, name))
+
+
+def _back(inbox: Inbox, job: Job) -> bool:
+    """Whether the document was handed in again and built in since: that one is to stay."""
+    return any(j.kind == "add" and j.state == "done" for j in inbox.later(job, job.documents[0]))
 
 
 def _build(kb: KnowledgeBase, say: Say) -> None:
@@ -97,34 +128,57 @@ def main(folder: str) -> None:
     """
     with contextlib.suppress(OSError):
         os.nice(10)  # questions come first
-    kb = KnowledgeBase.open(Path(folder))
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is not part of what is said
+    orders = _orders()
+    with filelock.FileLock(Path(folder) / WORKER):
+        kb = KnowledgeBase.open(Path(folder))
+        inbox = Inbox(kb.folder / INBOX)
 
-    def say(what: dict[str, Any]) -> None:
-        out.write(json.dumps(what) + "\n")
-        out.flush()
+        def say(what: dict[str, Any]) -> None:
+            out.write(json.dumps(what) + "\n")
+            out.flush()
 
-    for line in sys.stdin:
-        work(kb, say, int(line) if line.strip() else None)
-        say({"idle": True})
+        for line in orders:
+            work(kb, inbox, say, int(line) if line.strip() else None)
+            say({"idle": True})
+
+
+def _orders() -> Iterator[str]:
+    """The lines of the standard input. At its end the service is no more, and so is this."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)  # in the middle of whatever it is, as if killed: another one goes on with it
+
+    threading.Thread(target=listen, daemon=True).start()
+    return iter(lines.get, None)
 
 
 class Builder:
     """Watches over the process: starts it when there is something to do, again when it died."""
 
     def __init__(self, folder: Path, inbox: Inbox, changed: Callable[[], None]) -> None:
-        """Nothing runs yet; `wake` starts it.
+        """Nothing runs yet; `wake` starts it, where this service is the one that builds.
 
         Args:
             folder: of the knowledge base.
             changed: called when a job is over.
+
+        Raises:
+            PragError: the folder cannot be written.
         """
         self._folder, self._inbox, self._changed = folder, inbox, changed
+        self.elected = False
+        # Any thread may let go of what another one has taken.
+        self._lock = filelock.FileLock(folder / LEADER, timeout=0, thread_local=False)
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=20)  # the last lines of its standard error
+        self._elect()
         self._thread = threading.Thread(target=self._run, name="prag-builder", daemon=True)
         self._thread.start()
 
@@ -144,28 +198,52 @@ class Builder:
         if self._process is not None:
             self._process.kill()
         self._thread.join(timeout=10)
+        if self.elected:
+            self.elected = False
+            self._inbox.lead()  # nothing runs any more
+            self._lock.release()
+
+    def _elect(self) -> bool:
+        """Whether this is the service that builds; it is from when no other one is."""
+        if not self.elected:
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                return False
+            except OSError as error:
+                raise PragError(explain(error, self._folder / LEADER, "locking it")) from error
+            self.elected = True
+            self._inbox.lead()
+        return True
 
     def _run(self) -> None:
         died: dict[str, int] = {}  # how often the process ended in the middle of a job
-        while True:
-            self._wanted.wait()
+        while not self._closing.is_set():
+            self._wanted.wait(None if self.elected else ELECTION)
             self._wanted.clear()
-            while not self._closing.is_set() and (waiting := self._inbox.open_jobs()):
-                # After a death one by one, so that only the job that is to blame fails.
-                alone = any(job.id in died for job in waiting)
-                ids = self._turn("1" if alone else "")
-                if ids is None:
-                    continue
-                self._end()
-                if self._closing.is_set():
-                    break
-                for job_id in ids or [waiting[0].id]:
-                    died[job_id] = died.get(job_id, 0) + 1
-                    if died[job_id] >= TRIES:
-                        self._give_up(job_id)
+            try:
+                if not self._closing.is_set() and self._elect():
+                    self._work_off(died)
+            except PragError as error:  # a disk that is full, or away
+                LOG.error("%s", error)
+                self._closing.wait(ELECTION)
+                self._wanted.set()
+        self._end()
+
+    def _work_off(self, died: dict[str, int]) -> None:
+        while not self._closing.is_set() and (waiting := self._inbox.open_jobs()):
+            # After a death one by one, so that only the job that is to blame fails.
+            alone = any(job.id in died for job in waiting)
+            ids = self._turn("1" if alone else "")
+            if ids is None:
+                continue
+            self._end()
             if self._closing.is_set():
-                self._end()
-                return
+                break
+            for job_id in ids or [waiting[0].id]:
+                died[job_id] = died.get(job_id, 0) + 1
+                if died[job_id] >= TRIES:
+                    self._give_up(job_id)
 
     def _turn(self, at_once: str) -> list[str] | None:
         """Let the process do what waits; the jobs that it died over, None if it did not."""

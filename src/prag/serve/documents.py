@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from prag.corpus import read_named
 from prag.records import Document, PragError
 from prag.serve.errors import AskError
-from prag.serve.jobs import Job
+from prag.serve.job_files import Job
 from prag.serve.service import Service, UnknownError
 from prag.serve.settings import ServeSettings
 
@@ -117,8 +117,10 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/jobs")
     def jobs() -> dict[str, Any]:
-        """What was handed in, the last first."""
-        return {"jobs": [asdict(job) for job in service.inbox.jobs()]}
+        """What was handed in, the last first, and the files that are no jobs."""
+        known = [asdict(job) for job in service.inbox.jobs()]
+        damaged = [{"file": f, "error": e} for f, e in service.inbox.damaged().items()]
+        return {"jobs": known, "damaged": damaged}
 
     @routes.get("/jobs/{job_id}")
     def job(job_id: str) -> dict[str, Any]:

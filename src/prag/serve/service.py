@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-
-import filelock
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from prag.config import Recipe
 from prag.continuous import ContinuousEngine
-from prag.disk import explain
 from prag.generate import Engine
 from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base.settings import FILE
@@ -20,13 +18,20 @@ from prag.methods import Ask, Library, answer_all, method_named
 from prag.model import BaseModel
 from prag.prompts import style_named
 from prag.records import Answer, Augmentation, Document, Hit, Passage, PragError
-from prag.serve.asking import Asked, Call, Reply
+from prag.serve.asking import Asked, Call, Reply, WithdrawnError
 from prag.serve.builder import Builder
 from prag.serve.condense import condense
-from prag.serve.jobs import INBOX, Inbox, Job
+from prag.serve.job_files import Job, Mark, mark
+from prag.serve.jobs import INBOX, Inbox
 from prag.serve.settings import ServeSettings
+from prag.serve.under_way import Question, UnderWay, until_over
 from prag.serve.visible import EVERYTHING, Filter, Visible
 from prag.serve.watching import Meters
+
+LOG = logging.getLogger("prag.serve")
+
+LOOK = 0.25
+"""Seconds between two looks at what other services over the folder have taken."""
 
 ATTEMPTS = 3
 """Times a question is begun, where what it rests on is withdrawn or rebuilt meanwhile."""
@@ -40,14 +45,6 @@ class NotReadyError(PragError):
     """Nothing can be answered yet."""
 
 
-@dataclass(eq=False)
-class _UnderWay:
-    """A question that is being answered. `passages` are None until they are found."""
-
-    passages: frozenset[str] | None = None
-    over: threading.Event = field(default_factory=threading.Event)
-
-
 @dataclass(frozen=True)
 class DocumentView:
     """A document, and what each of its passages was trained on."""
@@ -58,7 +55,7 @@ class DocumentView:
 
 
 class Service:
-    """Answers questions, and takes documents, from any thread."""
+    """Answers questions, and takes documents, from any thread; one of any number over a folder."""
 
     def __init__(
         self,
@@ -72,17 +69,9 @@ class Service:
             engine: makes what generates; by default transformers here, rows that come and go.
 
         Raises:
-            PragError: the model cannot be loaded, a job is damaged, or another service answers
-                from this folder: it would not know what is withdrawn here.
+            PragError: the model cannot be loaded, or the folder cannot be written.
         """
         self.kb, self.settings = kb, settings
-        self._claim = filelock.FileLock(kb.folder / ".serve.lock", timeout=0, thread_local=False)
-        try:
-            self._claim.acquire()
-        except filelock.Timeout:
-            raise PragError(f"another service answers from {kb.folder}: one may") from None
-        except OSError as error:
-            raise PragError(explain(error, kb.folder, "locking it")) from error
         self.meters = Meters()
         self.rows: ContinuousEngine | None = None
         self.engine: Engine
@@ -94,18 +83,22 @@ class Service:
         self.inbox = Inbox(kb.folder / INBOX)
         self.builder = Builder(kb.folder, self.inbox, self._rebuilt)
         self._lock = threading.Lock()
-        self._under_way: set[_UnderWay] = set()
-        self._library: tuple[int, Library] | None = None
+        self._under_way = UnderWay()
+        self._library: tuple[Mark | None, Library] | None = None
         self._stored: tuple[object, int, int] | None = None
+        self._closing = threading.Event()
+        self._looking = threading.Thread(target=self._look_out, name="prag-look-out", daemon=True)
+        self._looking.start()
         if self.inbox.open_jobs():
             self.builder.wake()
 
     def close(self) -> None:
         """Answer what is under way, and end the building process, wherever it is."""
+        self._closing.set()
+        self._looking.join(timeout=10)
         self.builder.close()
         if self.rows is not None:
             self.rows.close()
-        self._claim.release()
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -129,38 +122,42 @@ class Service:
         question = condense(self.kb.base, unheard(call), turns)
         condensed = time.perf_counter() - began
         for attempt in range(ATTEMPTS):
-            library = replace(self.library(), engine=call)
-            if asked.method == "combined" and library.recipe.combine == "surer":
-                call.hold()
-            with self._asking() as under_way:
-                ask = self._find(asked, question, library)
-                if not self._enter(under_way, ask.hits):
-                    continue  # withdrawn between its being found and now
-                answer = self._answered(asked, ask, library)
-                if answer.error is not None and attempt + 1 < ATTEMPTS and self._moved(library):
-                    continue  # what it rests on was rebuilt meanwhile
-            break
+            with self._under_way.one() as one:
+                call.withdrawn = one.withdrawn
+                try:
+                    made = self._attempt(asked, question, call, one, attempt + 1 == ATTEMPTS)
+                except WithdrawnError:
+                    made = None
+            if made is not None:
+                break
+            self.meters.again.inc()
+            if call.told:
+                raise PragError("what this answer rests on was withdrawn meanwhile: ask again")
         else:
             raise PragError("what the question rests on was withdrawn again and again: ask again")
-        if answer.error is not None:
-            raise PragError(answer.error)
+        answer, documents = made
         if len(turns) > 1:
             answer = replace(answer, timings={"condense": condensed, **answer.timings})
         text, finish = call.finish(answer.raw)
-        documents = {s.passage_id: self.kb.documents_of(s.passage_id) for s in answer.sources}
         return Reply(answer, question, text, finish, documents, time.perf_counter() - began)
 
     def search(self, query: str, k: int) -> list[tuple[Hit, Passage, list[str], str | None]]:
         """The k best passages, with their documents and the keys of their adapters."""
         library = self.library()
         (hits,) = library.search([query], k, self._visible())
-        found = []
+        found: list[tuple[Hit, Passage, str | None]] = []
         for hit in hits:
-            shelved = library.adapter(hit.passage_id)
-            (passage,) = library.passages([hit.passage_id])
-            names = self.kb.documents_of(hit.passage_id)
-            found.append((hit, passage, names, None if shelved is None else shelved.key))
-        return found
+            try:
+                (passage,) = library.passages([hit.passage_id])
+                shelved = library.adapter(hit.passage_id)
+            except PragError:
+                if hit.passage_id in self._visible():
+                    raise
+                continue  # taken out since it was found
+            found.append((hit, passage, None if shelved is None else shelved.key))
+        visible = self._visible()
+        named = [(h, p, visible.documents(h.passage_id), key) for h, p, key in found]
+        return [one for one in named if one[2]]
 
     # -- documents ----------------------------------------------------------------------------
 
@@ -184,42 +181,33 @@ class Service:
         if self.state(name) is None:
             raise UnknownError(f"no document {name!r}")
         job = self.inbox.withdraw(name)
-        visible = self._visible()
-        with self._lock:
-            before = list(self._under_way)
         try:
-            self._until_over(before, visible, name)
+            visible = self._visible().__contains__
+            before = self._under_way.stop(visible)
+            if not until_over(before, visible, self.settings.timeout):
+                raise PragError(f"an answer that may rest on {name!r} has not come to its end")
         finally:
             self.builder.wake()
         return job
 
-    def _until_over(self, before: Sequence[_UnderWay], visible: Visible, name: str) -> None:
-        """Wait for the answers that may rest on what is not visible any more."""
-        end = time.monotonic() + self.settings.timeout
-        for one in before:
-            while not one.over.wait(0.05):
-                passages = one.passages
-                if passages is not None and all(p in visible for p in passages):
-                    break
-                if time.monotonic() > end:
-                    raise PragError(f"an answer that may rest on {name!r} has not come to its end")
-
     def state(self, name: str) -> str | None:
         """`ready`, `adding`, or None where there is no such document (any more)."""
+        pending = self.inbox.open_jobs()
         gone = name in self.inbox.hidden() or self.kb.document(name) is None
         state = None if gone else "ready"
-        for job in self.inbox.open_jobs():
+        for job in pending:
             if name in job.documents:
                 state = "adding" if job.kind == "add" else None
         return state
 
     def documents(self) -> list[tuple[str, int, str]]:
         """Each document's name, number of passages, and state."""
+        waiting = self.inbox.open_jobs()
         hidden = self.inbox.hidden()
         rows = [row for row in self.kb.documents() if row.name not in hidden]
         names = {row.name: row.passages for row in rows}
         pending: dict[str, str | None] = {}
-        for job in self.inbox.open_jobs():
+        for job in waiting:
             for name in job.documents:
                 pending[name] = "adding" if job.kind == "add" else None
         states = {**dict.fromkeys(names, "ready"), **pending}
@@ -234,6 +222,8 @@ class Service:
         state = self.state(name)
         if state is None:
             raise UnknownError(f"no document {name!r}")
+        with suppress(NotReadyError):
+            self.library()  # what another process has built since
         passages = self._passages_of(name)
         ids = [p.id for p in passages]
         known, keys = self.kb.augmentations_of(ids), self.kb.adapters_of(ids)
@@ -256,7 +246,7 @@ class Service:
         Raises:
             NotReadyError: nothing is built.
         """
-        changed = (self.kb.folder / FILE).stat().st_mtime_ns
+        changed = mark(self.kb.folder / FILE)
         with self._lock:
             if self._library is None or self._library[0] != changed:
                 try:
@@ -276,23 +266,42 @@ class Service:
     def _moved(self, library: Library) -> bool:
         return self.library().search is not library.search
 
-    @contextmanager
-    def _asking(self) -> Iterator[_UnderWay]:
-        one = _UnderWay()
-        with self._lock:
-            self._under_way.add(one)
-        try:
-            yield one
-        finally:
-            with self._lock:
-                self._under_way.discard(one)
-            one.over.set()
+    def _look_out(self) -> None:
+        """See what other services have taken, and tell them how far the jobs are."""
+        seen = self.inbox.changes
+        while not self._closing.wait(LOOK):
+            try:
+                self.inbox.look()
+                if self.builder.elected:
+                    self.inbox.share()
+                if self.inbox.changes == seen:
+                    continue
+                seen = self.inbox.changes
+                self._under_way.stop(self._visible().__contains__)
+                self.builder.wake()
+            except PragError as error:
+                LOG.error("%s", error)
 
-    def _enter(self, under_way: _UnderWay, hits: Sequence[Hit]) -> bool:
-        """Say what an answer rests on; False if it may not any more."""
-        under_way.passages = frozenset(hit.passage_id for hit in hits)
-        visible = self._visible()
-        return all(passage in visible for passage in under_way.passages)
+    def _attempt(
+        self, asked: Asked, question: str, call: Call, one: Question, last: bool
+    ) -> tuple[Answer, dict[str, list[str]]] | None:
+        """An answer, and the documents of each of its passages; None if it may not leave."""
+        library = replace(self.library(), engine=call)
+        if asked.method == "combined" and library.recipe.combine == "surer":
+            call.hold()
+        ask = self._find(asked, question, library)
+        one.passages = frozenset(hit.passage_id for hit in ask.hits)
+        if one.concerned(self._visible().__contains__):
+            return None  # withdrawn between its being found and now
+        answer = self._answered(asked, ask, library)
+        if answer.error is not None and not last and self._moved(library):
+            return None  # what it rests on was rebuilt meanwhile
+        visible = self._visible()  # as it is now: another service may have withdrawn something
+        if one.concerned(visible.__contains__):
+            return None
+        if answer.error is not None:
+            raise PragError(answer.error)
+        return answer, {s.passage_id: visible.documents(s.passage_id) for s in answer.sources}
 
     def _find(self, asked: Asked, question: str, library: Library) -> Ask:
         began = time.perf_counter()
@@ -323,6 +332,15 @@ class Service:
         return replace(answer, method=asked.method, notes=(*answer.notes, *notes))
 
     def _visible(self, wanted: Filter = EVERYTHING) -> Visible:
+        """What may be found now, by all that every service over the folder has taken.
+
+        Raises:
+            NotReadyError: the folder cannot be read, so nobody knows what is withdrawn.
+        """
+        try:
+            self.inbox.look()
+        except PragError as error:
+            raise NotReadyError(str(error)) from error
         return Visible(self.kb.documents_of, self.inbox.hidden, wanted)
 
     def _passages_of(self, name: str) -> list[Passage]:

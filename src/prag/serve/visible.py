@@ -38,9 +38,14 @@ class Visible:
     def __contains__(self, passage_id: object) -> bool:
         if passage_id in self.wanted.without_passages:
             return False
-        try:
-            names = set(self.documents_of(str(passage_id)))
-        except PragError:
-            return False
-        names -= set(self.hidden()) | self.wanted.without_documents
+        names = set(self.documents(str(passage_id))) - self.wanted.without_documents
         return bool(names & self.wanted.documents if self.wanted.documents else names)
+
+    def documents(self, passage_id: str) -> list[str]:
+        """The documents of a passage that are there and not withdrawn."""
+        # In this order: what is withdrawn stops being hidden after it has been taken out.
+        hidden = set(self.hidden())
+        try:
+            return [name for name in self.documents_of(passage_id) if name not in hidden]
+        except PragError:
+            return []

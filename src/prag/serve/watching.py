@@ -26,6 +26,11 @@ class Meters:
             buckets=_SECONDS,
             registry=r,
         )
+        self.again = Counter(
+            "prag_again",
+            "Answers that were not given because what they rest on was withdrawn or rebuilt.",
+            registry=r,
+        )
         self.tokens = Counter("prag_tokens", "Tokens by kind.", ["kind"], registry=r)
         self.rows = Histogram(
             "prag_rows", "Rows of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=r
@@ -36,6 +41,8 @@ class Meters:
                 "under_way": "Questions whose tokens are being made.",
                 "waiting": "Questions without a place.",
                 "admitted": "Questions that were let in and are not answered.",
+                "builds": "1 where this is the service that builds documents in, else 0.",
+                "damaged_jobs": "Files in the inbox that are no jobs.",
                 "adapters": "Adapters in the store.",
                 "adapter_bytes": "Bytes of the adapter store.",
                 "cached_bytes": "Bytes of adapters in memory.",
