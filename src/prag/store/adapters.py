@@ -18,7 +18,7 @@ from prag.records import AdapterKey, PragError
 from prag.store import codecs, upkeep
 from prag.store.errors import DamagedAdapter, MissingAdapter, explained
 from prag.store.index import Index, Row, begun, layout_id, sites_to_json
-from prag.store.shards import ShardDamage, ShardFolder, checksum
+from prag.store.shards import ShardDamage, ShardFolder, checksum, header_of
 
 
 @dataclass(frozen=True)
@@ -292,6 +292,17 @@ class AdapterStore:
             raise ShardDamage("the index gives it another length than its layout has")
         vector = codecs.decode(data, row.dtype, P, dtype)  # [P]
         return unflatten(vector, sites, row.rank, row.alpha)
+
+
+def shard_bytes(
+    keys: Sequence[AdapterKey], sites: Sequence[Site], rank: int, alpha: float, codec: Codec
+) -> int:
+    """Bytes of the shard that `commit` writes for adapters of these keys, without writing it."""
+    length = codecs.length(codec, numbers(sites, rank))
+    metadata = upkeep.metadata(codec, rank, alpha, sites_to_json(sites))
+    names = [str(key) for key in keys]
+    kind, width = codecs.SAFETENSORS[codec], codecs.width(codec)
+    return len(header_of(metadata, kind, names, length, width)) + len(names) * length
 
 
 def _form(items: Sequence[StoredItem], sites: Sequence[Site]) -> tuple[int, float]:
