@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prag.augment import Cloze, taught
+from prag.augment import AugmentationFile, Cloze, taught
 from prag.bench.answering import drawn
 from prag.config import Codec, GenerateConfig
 from prag.encode import encode_group
 from prag.generate import Request, TransformersEngine
 from prag.inject import injected
+from prag.knowledge_base.augmentations import BATCH
 from prag.lora import Adapter, merge
 from prag.model import BaseModel, check_logits
 from prag.plan.costs import Use, pass_bytes, weights
@@ -177,11 +178,7 @@ def _train(
 def _beside(base: BaseModel, work: Workload, adapted: Adapted, codec: Codec) -> tuple[float, float]:
     """Seconds a passage of pairs by rule, and of all that surrounds the training of adapters."""
     recipe = work.recipe
-    rule_s = 0.0
-    began = time.perf_counter()
-    if not work.asked:
-        Cloze(base, recipe.augment).augment(work.sample)
-        rule_s = (time.perf_counter() - began) / len(work.sample)
+    rule_s = 0.0 if work.asked else _by_rule(base, work)
     began = time.perf_counter()
     for passage, augmentation in zip(work.sample, work.augmentations, strict=True):
         used = taught(augmentation, passage, recipe)
@@ -202,6 +199,18 @@ def _beside(base: BaseModel, work: Workload, adapted: Adapted, codec: Codec) -> 
             store.commit(items, adapted.sites, codec)
             taken.append(time.perf_counter() - began)
     return rule_s, keep_s + statistics.median(taken) / len(group)
+
+
+def _by_rule(base: BaseModel, work: Workload) -> float:
+    """Seconds a passage of making pairs by rule, in batches that are written and read again."""
+    maker = Cloze(base, work.recipe.augment)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = AugmentationFile(Path(folder) / "made.jsonl")
+        for at in range(0, len(work.sample), BATCH):
+            file.append(maker.augment(work.sample[at : at + BATCH]))
+        file.load()
+    return (time.perf_counter() - began) / len(work.sample)
 
 
 def _answering(

@@ -14,7 +14,7 @@ from prag.plan.costs import Costs, Use, costs_of
 from prag.plan.figures import hardware_of
 from prag.plan.hardware import UNITS, Hardware, hardware_named
 from prag.plan.shape import Shape, adapted_of, own_tokens, shape_of, skeleton
-from prag.plan.sizes import Sizes, sizes_of
+from prag.plan.sizes import FAR, HEAPS, Sizes, sizes_of
 from prag.plan.workload import Workload, augmentations_of, sample_of, workload
 from prag.progress import Tell, silent
 from prag.records import PragError
@@ -165,7 +165,8 @@ def _assumptions(
     ]
     lines.append(
         f"the corpus is like its sample ({work.source}, {len(work.sample)} passages): tokens, "
-        "pairs, bytes; the words of the index grow with it by a power (Heaps' law)"
+        "pairs, bytes; the words of its index grow by the power that the sample shows up to "
+        f"{FAR} times the sample, by {HEAPS} from there (Heaps' law)"
     )
     if not own_tokens(model):
         lines.append(f"tokens are those of the tokenizer of smollm2, not of {model}")

@@ -37,7 +37,10 @@ TIMES = 8
 """How often the sample is in the larger of the two indexes."""
 
 HEAPS = 0.6
-"""How a vocabulary grows with the corpus where the sample is too small to tell (Heaps' law)."""
+"""The power of a corpus that its vocabulary grows with (Heaps' law), where no sample tells."""
+
+FAR = 100
+"""Times a sample's size up to which it tells: it is steeper in few texts than in many."""
 
 LEAST = 16
 """Passages of a sample that can tell."""
@@ -169,9 +172,9 @@ def _retrieval(folder: Path, work: Workload) -> tuple[float, float, float]:
     """Bytes and words of the BM25 index of the corpus, and the seconds a passage took."""
     n = len(work.sample)
     sizes, seconds = [], []
-    for times in (1, TIMES):
-        where = folder / f"retrieval-{times}"
-        passages = _others(work.sample, n * times)
+    for often in (1, TIMES):
+        where = folder / f"retrieval-{often}"
+        passages = _others(work.sample, n * often)
         began = time.perf_counter()
         build_retriever("bm25", passages, where)
         seconds.append(time.perf_counter() - began)
@@ -179,9 +182,9 @@ def _retrieval(folder: Path, work: Workload) -> tuple[float, float, float]:
     each = (sizes[1] - sizes[0]) / ((TIMES - 1) * n)
     known, growth = _vocabulary(work.sample)
     a_word = max(0.0, sizes[0] - n * each) / max(1, known)
-    words = known * (work.passages / n) ** growth
-    each_s = max(0.0, seconds[1] - seconds[0]) / ((TIMES - 1) * n)
-    return work.passages * each + words * a_word, words, each_s
+    times = work.passages / n
+    words = known * min(times, FAR) ** growth * max(times / FAR, 1.0) ** HEAPS
+    return work.passages * each + words * a_word, words, seconds[1] / (TIMES * n)
 
 
 def _vocabulary(sample: Sequence[Passage]) -> tuple[int, float]:
