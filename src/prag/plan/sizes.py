@@ -84,8 +84,9 @@ class Sizes:
         return self.text + self.learnt
 
     def as_dict(self) -> dict[str, float]:
-        """Every field, and the total."""
-        return {**asdict(self), "total": self.total}
+        """What is of bytes, the words, and the total."""
+        sizes = {name: value for name, value in asdict(self).items() if name != "index_s"}
+        return {**sizes, "total": self.total}
 
 
 def sizes_of(work: Workload, adapted: Adapted, codec: Codec) -> Sizes:
