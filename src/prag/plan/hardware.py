@@ -38,7 +38,7 @@ def assumed(value: float, note: str) -> Figure:
 
 
 _BENCH = "measured on other machines, two x86-64 cores"
-_STORE = assumed(0.004, f"`commit` and tokenisation with SmolLM2; {_BENCH}")
+_STORE = assumed(0.004, "tokens, codec and a synced shard a group: a guess")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Hardware:
         )
     )  # numbers of adapters a second
     rule_s: Figure = field(
-        default_factory=lambda: assumed(0.001, "pairs by rule take next to no time")
+        default_factory=lambda: assumed(0.001, "pairs by rule, written to a synced file: a guess")
     )  # seconds a passage
     keep_s: Figure = field(default_factory=lambda: _STORE)  # seconds a passage, beside training
     index_s: Figure = field(
@@ -80,7 +80,9 @@ class Hardware:
         default_factory=lambda: assumed(6.7e-9, f"results/bench/retrieve.json, {_BENCH}")
     )  # seconds a question and passage of the corpus
     fixed_s: Figure = field(
-        default_factory=lambda: assumed(60.0, "everyday texts of a quiet recipe, the first time")
+        default_factory=lambda: assumed(
+            60.0, "everyday texts of a quiet recipe, once: what two cores take at most"
+        )
     )  # seconds a build
     price_per_hour: Figure = field(default_factory=lambda: assumed(0.0, "no price was given"))
     storage_per_gb_month: Figure = field(default_factory=lambda: assumed(0.0, "no price was given"))
