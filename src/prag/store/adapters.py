@@ -20,7 +20,7 @@ from prag.store.errors import DamagedAdapter, MissingAdapter, explained, is_addr
 from prag.store.index import Index, Row, begun, layout_id, sites_to_json
 from prag.store.objects import Objects
 from prag.store.remote import exists_at, open_at
-from prag.store.shards import ShardDamage, ShardFolder, Shards, checksum
+from prag.store.shards import ShardDamage, ShardFolder, Shards, checksum, header_of
 
 ALIVE = 24 * 3600.0
 """Seconds in which a shard at an address that nothing names may still be about to be named."""
@@ -337,6 +337,17 @@ class AdapterStore:
             raise ShardDamage("the index gives it another length than its layout has")
         vector = codecs.decode(data, row.dtype, P, dtype)  # [P]
         return unflatten(vector, sites, row.rank, row.alpha)
+
+
+def shard_bytes(
+    keys: Sequence[AdapterKey], sites: Sequence[Site], rank: int, alpha: float, codec: Codec
+) -> int:
+    """Bytes of the shard that `commit` writes for adapters of these keys, without writing it."""
+    length = codecs.length(codec, numbers(sites, rank))
+    metadata = upkeep.metadata(codec, rank, alpha, sites_to_json(sites))
+    names = [str(key) for key in keys]
+    kind, width = codecs.SAFETENSORS[codec], codecs.width(codec)
+    return len(header_of(metadata, kind, names, length, width)) + len(names) * length
 
 
 def _form(items: Sequence[StoredItem], sites: Sequence[Site]) -> tuple[int, float]:

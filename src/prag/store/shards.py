@@ -194,7 +194,7 @@ class ShardFolder:
         Raises:
             PragError: the disk is full, or the folder cannot be written.
         """
-        head = _header(metadata, dtype, tensors, length, width)
+        head = header_of(metadata, dtype, tensors, length, width)
         name = secrets.token_hex(8)
         final = self.file(name)
         temporary = final.with_name(final.name + TEMPORARY)
@@ -367,7 +367,7 @@ def _damage() -> Iterator[None]:
         raise ShardDamage(f"the file cannot be read: {error.strerror or error}") from error
 
 
-def _header(
+def header_of(
     metadata: Mapping[str, str], dtype: str, tensors: Sequence[str], length: int, width: int
 ) -> bytes:
     """Length (8 bytes, little endian), JSON, spaces up to a multiple of 8 bytes."""
