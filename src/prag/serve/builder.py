@@ -90,14 +90,14 @@ def _over(inbox: Inbox, job: Job, error: str | None, say: Say) -> None:
     say({"over": job.id, "error": error})
 
 
-def main(folder: str) -> None:
+def main(folder: str, device: str) -> None:
     """The process: a line on the standard input says that jobs wait; its end is the end.
 
     A line with a number says how many to build in at once.
     """
     with contextlib.suppress(OSError):
         os.nice(10)  # questions come first
-    kb = KnowledgeBase.open(Path(folder))
+    kb = KnowledgeBase.open(Path(folder), device=device)
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is not part of what is said
 
@@ -113,14 +113,18 @@ def main(folder: str) -> None:
 class Builder:
     """Watches over the process: starts it when there is something to do, again when it died."""
 
-    def __init__(self, folder: Path, inbox: Inbox, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, inbox: Inbox, changed: Callable[[], None], device: str = "cpu"
+    ) -> None:
         """Nothing runs yet; `wake` starts it.
 
         Args:
             folder: of the knowledge base.
             changed: called when a job is over.
+            device: where the process has its model.
         """
         self._folder, self._inbox, self._changed = folder, inbox, changed
+        self._device = device
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._process: subprocess.Popen[str] | None = None
@@ -205,7 +209,7 @@ class Builder:
         if self._process is None:
             self._said.clear()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prag.serve.builder", str(self._folder)],
+                [sys.executable, "-m", "prag.serve.builder", str(self._folder), self._device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -229,4 +233,4 @@ def _listen(stream: IO[str] | None, said: deque[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

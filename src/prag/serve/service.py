@@ -92,7 +92,7 @@ class Service:
         else:
             self.engine = engine(kb.base)
         self.inbox = Inbox(kb.folder / INBOX)
-        self.builder = Builder(kb.folder, self.inbox, self._rebuilt)
+        self.builder = Builder(kb.folder, self.inbox, self._rebuilt, kb.device)
         self._lock = threading.Lock()
         self._under_way: set[_UnderWay] = set()
         self._library: tuple[int, Library] | None = None
