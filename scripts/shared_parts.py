@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     kb = KnowledgeBase.open(args.kb)
     A, B, start = read(kb)
-    N, S, r, I = A.shape
-    O = B.shape[2]
+    N, S, r, inputs = A.shape
+    outputs = B.shape[2]
     rows: list[dict[str, Any]] = []
 
     def row(method: str, each: float, shared: float, errors: Tensor) -> None:
@@ -53,12 +54,17 @@ def main() -> None:
         rows.append({"method": method, **size, "error": errors.median().item()})
         print(json.dumps(rows[-1]), flush=True)
 
-    n_A, n_B = S * r * I, S * O * r
+    n_A, n_B = S * r * inputs, S * outputs * r
     for codec in CODECS:
         found = through(A, codec), through(B, codec)
         row(codec, length(codec, n_A + n_B), 0, error((A, B), found))
     begun = start.expand_as(A)
-    row("A of the start, B base6", length("base6", n_B), n_A * 4, error((A, B), (begun, through(B, "base6"))))
+    row(
+        "A of the start, B base6",
+        length("base6", n_B),
+        n_A * 4,
+        error((A, B), (begun, through(B, "base6"))),
+    )
     for of_A, of_B in (("int2", "base6"), ("base3", "base6"), ("base3", "int2"), ("base6", "int4")):
         found = begun + through(A - begun, of_A), through(B, of_B)
         size = length(of_A, n_A) + length(of_B, n_B)
@@ -74,7 +80,7 @@ def main() -> None:
             row(f"rank {rank}, {codec}", size, 0, error((A, B), found))
     for D in sorted({4, 16, N // 4, N // 2}):
         for name, atoms_of in (("whole adapters", 1), ("each site", S)):
-            made = halves(lambda fit, see: dictionary(fit, see, D, atoms_of == S), A - start, B)
+            made = halves(partial(dictionary, D=D, by_site=atoms_of == S), A - start, B)
             row(
                 f"{D} atoms of {name}",
                 FLOAT16 * D * atoms_of,
@@ -82,11 +88,11 @@ def main() -> None:
                 error((A, B), (made[0] + start, made[1])),
             )
     for D in (16, 64, N * r // 2):
-        made = halves(lambda fit, see: (see[0], columns(fit[1], see[1], D)), A, B)
+        made = halves(partial(columns, D=D), A, B)
         row(
             f"B's columns of {D} directions a site, change of A base3",
             length("base3", n_A) + length("base6", S * r * D),
-            n_A * 4 + length("base6", S * O * D),
+            n_A * 4 + length("base6", S * outputs * D),
             error((A, B), (begun + through(A - begun, "base3"), made[1])),
         )
     result = {
@@ -145,7 +151,7 @@ def truncated(A: Tensor, B: Tensor, rank: int) -> Pair:
 
 
 def halves(made: Callable[[Pair, Pair], Pair], A: Tensor, B: Tensor) -> Pair:
-    """What `made` gives for every second passage when it is fitted on the others, and vice versa."""
+    """What `made` gives for every second passage, fitted on the others, and vice versa."""
     found = torch.empty_like(A), torch.empty_like(B)
     for at in (0, 1):
         got = made((A[1 - at :: 2], B[1 - at :: 2]), (A[at::2], B[at::2]))
@@ -156,8 +162,7 @@ def halves(made: Callable[[Pair, Pair], Pair], A: Tensor, B: Tensor) -> Pair:
 
 def dictionary(fit: Pair, see: Pair, D: int, by_site: bool) -> Pair:
     """Each adapter as the nearest combination of D atoms: principal directions of the others."""
-    A, B = fit
-    S, n_A = A.shape[1], A[0, 0].numel()
+    S, n_A = see[0].shape[1], see[0][0, 0].numel()
 
     def flat(pair: Pair) -> Tensor:  # [groups, N, numbers]
         both = torch.cat([pair[0].flatten(2), pair[1].flatten(2)], dim=2)  # [N, S, P]
@@ -169,11 +174,11 @@ def dictionary(fit: Pair, see: Pair, D: int, by_site: bool) -> Pair:
     return both[..., :n_A].reshape_as(see[0]), both[..., n_A:].reshape_as(see[1])
 
 
-def columns(fit: Tensor, see: Tensor, D: int) -> Tensor:
+def columns(fit: Pair, see: Pair, D: int) -> Pair:
     """B with its columns in D directions a site, those of the others, coefficients by base6."""
-    atoms = directions(fit.permute(1, 0, 3, 2).flatten(1, 2), D)  # [S, D, O]
-    held = through(atoms @ see, "base6")  # [N, S, D, r]
-    return atoms.mT @ held
+    atoms = directions(fit[1].permute(1, 0, 3, 2).flatten(1, 2), D)  # [S, D, O]
+    held = through(atoms @ see[1], "base6")  # [N, S, D, r]
+    return see[0], atoms.mT @ held
 
 
 def directions(rows: Tensor, D: int) -> Tensor:
@@ -185,6 +190,7 @@ def directions(rows: Tensor, D: int) -> Tensor:
 
 def alike(A: Tensor, B: Tensor, start: Tensor) -> dict[str, float]:
     """How like the adapters of different passages are, and how far A has moved."""
+
     def cosine(X: Tensor) -> float:
         unit = torch.nn.functional.normalize(X.flatten(1), dim=1)
         return apart(unit @ unit.T)
@@ -201,7 +207,9 @@ def alike(A: Tensor, B: Tensor, start: Tensor) -> dict[str, float]:
         "cosine_change_of_A": cosine(moved),
         "cosine_B": cosine(B),
         "cosine_delta": apart(products / norms[:, None] / norms),
-        "change_of_A_over_A": (moved.flatten(1).norm(dim=1) / A.flatten(1).norm(dim=1)).median().item(),
+        "change_of_A_over_A": (moved.flatten(1).norm(dim=1) / A.flatten(1).norm(dim=1))
+        .median()
+        .item(),
         "delta_lost_with_A_of_the_start": held.median().item(),
     }
 
