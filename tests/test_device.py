@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from prag.replay import sites_of
 from prag.serve import builder
 from prag.serve.builder import Builder
 from prag.serve.jobs import INBOX, Inbox
+from pretended_device import There, pretended, there
 from test_continuous import drawn_requests
 from test_encode_identity import made_lessons, relative
 
@@ -31,6 +33,14 @@ fast = pytest.mark.fast
 gpu = pytest.mark.gpu
 SET = Path(__file__).parent.parent / "examples" / "popqa"
 NO_GPU = "torch sees no GPU on this machine"
+RECIPES = {
+    "paper": PAPER,
+    "small": replace(
+        SMALL,
+        train=replace(SMALL.train, epochs=2, precision="float32"),
+        wording=Wording(instruction="Q.", passage="{title}: {text}"),
+    ),
+}
 
 
 @pytest.fixture
@@ -78,8 +88,8 @@ def test_without_a_gpu_one_is_refused_before_anything_is_done(name, no_gpu, tmp_
     KnowledgeBase.create(tmp_path / "kb", str(model_folder))
     with pytest.raises(PragError, match="sees no GPU"):
         KnowledgeBase.open(tmp_path / "kb", device=name)
-    for there in ("kb", "none yet"):
-        job = Job(SET, tmp_path / "run", kb=tmp_path / there, device=name)
+    for folder in ("kb", "none yet"):
+        job = Job(SET, tmp_path / "run", kb=tmp_path / folder, device=name)
         with pytest.raises(PragError, match="sees no GPU"):
             run_job(job, print)
 
@@ -147,16 +157,41 @@ def test_the_process_that_builds_opens_with_its_device(built_kb, no_gpu, monkeyp
         builder.main(str(built_kb), "cuda")
 
 
-# -- the same on a GPU ----------------------------------------------------------------------------
+# -- nothing is made elsewhere ---------------------------------------------------------------------
 
-RECIPES = {
-    "paper": PAPER,
-    "small": replace(
-        SMALL,
-        train=replace(SMALL.train, epochs=2, precision="float32"),
-        wording=Wording(instruction="Q.", passage="{title}: {text}"),
-    ),
-}
+
+@fast
+@pytest.mark.parametrize("name", ["paper", "small"])
+@pytest.mark.usefixtures("few_everyday")
+def test_training_and_answering_make_their_tensors_where_the_model_is(name, monkeypatch, tmp_path):
+    recipe = RECIPES[name]
+    base = tiny_model("llama", hidden=64)
+    results = []
+    for far in (False, True):
+        monkeypatch.setenv("PRAG_CACHE", str(tmp_path / str(far)))
+        with pretended() if far else nullcontext():
+            used = wrap("far", there(base.model), base.tokenizer) if far else base
+            assert used.fingerprint == base.fingerprint
+            quiet = quiet_of(used, sites_of(used, recipe.train), recipe)
+            adapters = encode_group(used, recipe.train, made_lessons(used, recipe, (1, 2)), quiet)
+            assert all(
+                isinstance(factor, There) == far
+                for adapter in adapters
+                for pair in adapter.factors.values()
+                for factor in pair
+            )
+            made = TransformersEngine(used).generate(
+                drawn_requests(used, 6), GenerateConfig(max_new_tokens=6)
+            )
+            factors = [[f.cpu() for p in a.factors.values() for f in p] for a in adapters]
+            results.append((factors, [(g.ids, g.trace) for g in made]))
+    here, elsewhere = results
+    for ours, theirs in zip(here[0], elsewhere[0], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert here[1] == elsewhere[1]
+
+
+# -- the same on a GPU ----------------------------------------------------------------------------
 
 
 @pytest.fixture
