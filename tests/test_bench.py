@@ -250,7 +250,7 @@ def said(tokens, first, seconds):
 
 @pytest.mark.parametrize("what", ["encode", "answer", "store", "retrieve"])
 def test_the_last_line_is_json(tiny, monkeypatch, what):
-    monkeypatch.setattr("prag.model.load_model", lambda _: tiny)
+    monkeypatch.setattr("prag.model.load_model", lambda name, device="cpu": tiny)
     monkeypatch.setattr(encoding, "default_recipe", lambda _: SHORT)
     monkeypatch.setattr(encoding, "PUBLISHED_LENGTH", 700)
     monkeypatch.setattr(encoding, "PRODUCTS", 1)

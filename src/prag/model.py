@@ -64,12 +64,49 @@ class BaseModel:
         return int(getattr(self.model.config, "max_position_embeddings", 2**31))
 
 
+def device_named(name: str) -> torch.device:
+    """Where a model is to be: `cpu`, `cuda` (the first GPU), `cuda:1` ..., or `auto`.
+
+    `auto` is the first GPU where torch sees one, else the processor. Other kinds of device are
+    refused: what is learnt has counts in float64, which not all of them have.
+
+    Raises:
+        PragError: no such device, or this machine has none of it.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if there else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise PragError(f"no device {name!r}: use cpu, cuda, cuda:1 and so on, or auto")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if not there:
+        built = "" if torch.version.cuda or torch.version.hip else ", and is built without CUDA"
+        raise PragError(
+            f"the device {name!r} is not there: torch sees no GPU{built}. Use cpu or auto"
+        )
+    index = device.index or 0
+    if index >= there:
+        last = "" if there == 1 else f" to cuda:{there - 1}"
+        raise PragError(f"the device {name!r} is not there: torch sees cuda:0{last}")
+    return torch.device("cuda", index)
+
+
 def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BaseModel:
     """Load a causal language model by Hugging Face id or folder, or `smollm2` (packaged).
 
+    Args:
+        device: as `device_named` reads it.
+
     Raises:
-        PragError: it cannot be found or read, or has no gated feed-forward layers.
+        PragError: it cannot be found or read, has no gated feed-forward layers, or does not fit
+            the device.
     """
+    where = device_named(device)
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -79,7 +116,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     try:
         source = str(packaged_folder()) if name == PACKAGED else name
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise PragError(
@@ -89,6 +126,13 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu
     finally:
         if bars:
             logging.enable_progress_bar()
+    try:
+        model = model.to(where)
+    except torch.OutOfMemoryError as error:
+        raise PragError(
+            f"the model {name!r} does not fit into the memory of {where}: use another device or a "
+            "smaller model"
+        ) from error
     return wrap(name, model, tokenizer)
 
 

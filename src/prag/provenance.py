@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from prag import __version__
+from prag.model import device_named
 from prag.precision import native_bfloat16
 
 _UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -34,26 +35,28 @@ def revision() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def made_by(command: str) -> dict[str, Any]:
+def made_by(command: str, device: str = "cpu") -> dict[str, Any]:
     """What belongs to a measurement of time: the command, the code, and what it ran on.
 
-    `cores` are those that this process may use, `threads` those that torch does.
+    `cores` are those that this process may use, `threads` those that torch does; `device` is where
+    the model was, a GPU by its name.
     """
+    where = device_named(device)
     commit, modified = revision()
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         cores = os.cpu_count() or 1
-    cpu = torch.device("cpu")
     return {
         "command": command,
         "version": __version__,
         "commit": commit,
         "modified": modified,
         "processor": _processor(),
+        "device": "cpu" if where.type == "cpu" else torch.cuda.get_device_name(where),
         "cores": cores,
         "threads": torch.get_num_threads(),
-        "native_bfloat16": native_bfloat16(cpu),
+        "native_bfloat16": native_bfloat16(where),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

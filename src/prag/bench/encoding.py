@@ -197,7 +197,9 @@ def _memory(base: BaseModel, recipe: Recipe) -> dict[str, Any] | None:
     """What the training of a full group takes; None for a model that has no name to load it by."""
     if recipe.name not in RECIPES or not (base.name == PACKAGED or Path(base.name).is_dir()):
         return None
-    return in_a_process("prag.bench.training", base.name, recipe.name, TOKENS_A_STEP)
+    return in_a_process(
+        "prag.bench.training", base.name, recipe.name, TOKENS_A_STEP, str(base.device)
+    )
 
 
 def _shares(work: _Work) -> dict[str, float]:

@@ -55,6 +55,8 @@ def alternate(
         for step, name in enumerate(names[::-1] if turn % 2 else names):
             began = time.perf_counter()
             runs[name]()
+            if torch.cuda.is_available():  # what was asked of a GPU may be under way still
+                torch.cuda.synchronize()
             taken[name].append(time.perf_counter() - began)
             progress("measure", turn * len(runs) + step + 1, rounds * len(runs))
     return {name: Spread(tuple(seconds)) for name, seconds in taken.items()}

@@ -1,4 +1,4 @@
-"""One process that trains one group: `python -m prag.bench.training MODEL RECIPE TOKENS`.
+"""One process that trains one group: `python -m prag.bench.training MODEL RECIPE TOKENS [DEVICE]`.
 
 A process of its own: what it needs at its peak is that of the model and of this training alone.
 """
@@ -24,14 +24,17 @@ from prag.quiet import quiet_of
 from prag.replay import sites_of
 
 
-def measure(model: str, recipe_name: str, tokens_a_step: int) -> dict[str, Any]:
+def measure(
+    model: str, recipe_name: str, tokens_a_step: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Train one full group of that many padded tokens a step.
 
     Returns:
         `passages` of the group, `step_tokens` of its longest step, and in MB, None where the system
-        does not say, what is in memory before and what more it takes at the peak.
+        does not say, what is in memory before and what more it takes at the peak: of the process,
+        or, on a GPU, of what torch holds there.
     """
-    base = load_model(model)
+    base = load_model(model, device=device)
     recipe = load_recipe(recipe_name)
     lessons = packaged_lessons(base, recipe)
     trained = learner(base, recipe.train.precision)
@@ -39,12 +42,13 @@ def measure(model: str, recipe_name: str, tokens_a_step: int) -> dict[str, Any]:
     many = lessons * (1 + tokens_a_step // min(le.tokens for le in lessons))
     group = max(group_lessons(many, tokens_a_step, quiet.read), key=len)
     longest = max(len(e.ids) for le in group for e in le.examples) - quiet.read
-    before = memory_mb()
+    on_gpu = base.device.type == "cuda"
+    before = torch.cuda.memory_allocated(base.device) / 1e6 if on_gpu else memory_mb()
     _forget_peak()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(base.device)
     encode_group(trained, recipe.train, group, quiet)
-    peak = memory_mb(peak=True)
-    if base.device.type == "cuda":
-        before, peak = 0.0, torch.cuda.max_memory_allocated() / 1e6
+    peak = torch.cuda.max_memory_allocated(base.device) / 1e6 if on_gpu else memory_mb(peak=True)
     return {
         "passages": len(group),
         "step_tokens": len(group) * longest,
@@ -60,4 +64,4 @@ def _forget_peak() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))  # noqa: T201
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])))  # noqa: T201

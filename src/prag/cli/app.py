@@ -49,6 +49,9 @@ AdapterFolder = Annotated[
         "Default: a temporary folder."
     ),
 ]
+Device = Annotated[
+    str, typer.Option(help="Where the model is: cpu, cuda, cuda:1 ..., or auto (a GPU if there).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from prag.cli.app import AsJson, app, console, err_console
+from prag.cli.app import AsJson, Device, app, console, err_console
 from prag.progress import shown
 
 bench = typer.Typer(
@@ -37,13 +37,14 @@ def encode(
     passages: Annotated[int, typer.Option(min=1, help="Of the encoder.")] = 36,
     rounds: Annotated[int, typer.Option(min=1, help="Of turns.")] = 3,
     quick: Quick = False,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Time the encoder, beside the published loop and the same without padding, both with peft."""
     from prag.bench import bench_encode
     from prag.model import load_model
 
-    base = load_model(model)
+    base = load_model(model, device=device)
     with shown(err_console) as tell:
         if quick:
             found = bench_encode(base, min(passages, 4), 1, progress=tell)
@@ -51,7 +52,7 @@ def encode(
             found = bench_encode(base, passages, rounds, progress=tell)
     if not as_json:
         console.print(_encode_table(found))
-    _last_line(found)
+    _last_line(found, device)
 
 
 @bench.command()
@@ -60,13 +61,14 @@ def answer(
     questions: Annotated[int, typer.Option(min=1, max=12, help="In each run of a way.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Of turns.")] = 5,
     quick: Quick = False,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Time answers without passages, with their text, with adapters; and the change of adapters."""
     from prag.bench import bench_answer
     from prag.model import load_model
 
-    base = load_model(model)
+    base = load_model(model, device=device)
     with shown(err_console) as tell:
         if quick:
             found = bench_answer(base, 1, 1, progress=tell)
@@ -75,7 +77,7 @@ def answer(
     if not as_json:
         console.print(_ways_table(found))
         console.print(_answer_table(found))
-    _last_line(found)
+    _last_line(found, device)
 
 
 @bench.command()
@@ -238,8 +240,8 @@ def _rounds(found: dict[str, Any], name: str) -> str:
     return "one round" if runs == 1 else f"medians of {runs} rounds"
 
 
-def _last_line(found: dict[str, Any]) -> None:
+def _last_line(found: dict[str, Any], device: str = "cpu") -> None:
     from prag.provenance import made_by
 
     command = shlex.join(["prag", *sys.argv[1:]])
-    print(json.dumps({**found, "made_by": made_by(command)}))  # noqa: T201
+    print(json.dumps({**found, "made_by": made_by(command, device)}))  # noqa: T201

@@ -14,6 +14,7 @@ from rich.table import Table
 from prag.cli.app import (
     AdapterFolder,
     AsJson,
+    Device,
     EngineModel,
     EngineName,
     EngineUrl,
@@ -121,9 +122,10 @@ def augment(
     model: Annotated[
         Optional[str], typer.Option(help="The server's name of the model that augments.")  # noqa: UP045
     ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Augment passages without encoding them: by the model itself, an endpoint, or from a file."""
-    opened = _open(kb)
+    opened = _open(kb, device)
     if source is not None:
         report = opened.augment_from(source, label)
         console.print(
@@ -174,13 +176,14 @@ def build(
             "machine."
         ),
     ] = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Augment, encode and index what is missing. Can be stopped and run again."""
     from prag.config import load_recipe
     from prag.crew import Workers
 
-    opened = _open(kb)
+    opened = _open(kb, device)
     hired = None
     if workers is not None or gpu_workers or on is not None:
         cpu = workers if workers is not None else int(not gpu_workers)
@@ -238,6 +241,7 @@ def ask(
     engine_url: EngineUrl = None,
     engine_model: EngineModel = None,
     adapter_folder: AdapterFolder = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer a question, and say which passages and adapters stood behind the answer."""
@@ -246,7 +250,7 @@ def ask(
     from prag.methods import CORE
 
     made = engine_named(engine, engine_url, engine_model, adapter_folder)
-    opened = KnowledgeBase.open(kb, engine=made)
+    opened = KnowledgeBase.open(kb, engine=made, device=device)
     names = list(CORE) if method == "all" else [method]
     settings = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     chosen = load_recipe(recipe) if recipe else None
@@ -338,10 +342,10 @@ def export(
     console.print(f"{len(folders)} adapters written to {to}, a folder each, for PeftModel")
 
 
-def _open(folder: Path) -> KnowledgeBase:
+def _open(folder: Path, device: str = "cpu") -> KnowledgeBase:
     from prag.knowledge_base import KnowledgeBase
 
-    return KnowledgeBase.open(folder)
+    return KnowledgeBase.open(folder, device=device)
 
 
 def _show(answer: Answer) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from prag.cli.app import AsJson, app, console, err_console, print_json
+from prag.cli.app import AsJson, Device, app, console, err_console, print_json
 from prag.progress import shown
 from prag.records import PragError
 
@@ -58,6 +58,7 @@ def evaluate(
             help="A TOML file with a grid of models, sets and methods, in place of --data."
         ),
     ] = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer a question set by many methods: rows, means with intervals, contrasts."""
@@ -85,6 +86,7 @@ def evaluate(
                 rows=rows,
                 max_new_tokens=max_new_tokens,
                 reasoning_tokens=reasoning_tokens,
+                device=device,
             )
         ]
     else:

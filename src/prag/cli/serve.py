@@ -10,6 +10,7 @@ import typer
 
 from prag.cli.app import (
     AdapterFolder,
+    Device,
     EngineModel,
     EngineName,
     EngineUrl,
@@ -37,6 +38,7 @@ def serve(
     engine_url: EngineUrl = None,
     engine_model: EngineModel = None,
     adapter_folder: AdapterFolder = None,
+    device: Device = "cpu",
     rows: Annotated[int, typer.Option(help="Questions that are answered at once.")] = 32,
     queue: Annotated[int, typer.Option(help="Questions that may wait.")] = 64,
     timeout: Annotated[float, typer.Option(help="Seconds a question may take.")] = 120.0,
@@ -86,7 +88,7 @@ def serve(
         origin=cors_origin,
     )
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
-    opened = KnowledgeBase.open(kb)
+    opened = KnowledgeBase.open(kb, device=device)
     console.print(f"{kb}: loading {opened.settings.model}")
     made = engine_named(engine, engine_url, engine_model, adapter_folder)
     service = Service(opened, settings, made)

@@ -59,6 +59,7 @@ class Job:
     rows: int = 16
     max_new_tokens: int = 20
     reasoning_tokens: int = 128
+    device: str = "cpu"
 
     @property
     def command(self) -> str:
@@ -158,8 +159,8 @@ def _knowledge_base(job: Job) -> KnowledgeBase:
     folder = job.kb or job.out / "kb"
     recipe = load_recipe(job.recipe) if job.recipe else None
     if not (folder / FILE).exists():
-        return KnowledgeBase.create(folder, job.model, recipe)
-    kb = KnowledgeBase.open(folder)
+        return KnowledgeBase.create(folder, job.model, recipe, device=job.device)
+    kb = KnowledgeBase.open(folder, device=job.device)
     if recipe is not None:
         kb.use_recipe(recipe)
     return kb

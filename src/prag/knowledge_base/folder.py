@@ -21,9 +21,16 @@ from prag.store import AdapterStore
 class Folder:
     """What `KnowledgeBase` is made of: the files, the settings, the base model, the lock."""
 
-    def __init__(self, folder: Path, found: Settings, base: BaseModel | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        found: Settings,
+        base: BaseModel | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.folder = folder
         self.settings = found
+        self.device = device if base is None else str(base.device)
         self._base = base
 
     @property
@@ -34,7 +41,7 @@ class Folder:
             PragError: it cannot be loaded, or is not the model that this folder was made with.
         """
         if self._base is None:
-            base = load_model(self.settings.model)
+            base = load_model(self.settings.model, device=self.device)
             self._check_base(base)
             self._base = base
         return self._base

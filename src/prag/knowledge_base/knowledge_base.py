@@ -30,7 +30,7 @@ from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.housing import Housing, checked_address
 from prag.knowledge_base.settings import Built, Settings
 from prag.methods import answer_all, find, method_named
-from prag.model import BaseModel, load_model
+from prag.model import BaseModel, device_named, load_model
 from prag.progress import Tell, silent
 from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
@@ -52,6 +52,7 @@ class KnowledgeBase(Housing):
         chunk_words: int = 100,
         codec: str | None = None,
         adapters: str | None = None,
+        device: str = "cpu",
     ) -> KnowledgeBase:
         """A new, empty knowledge base.
 
@@ -67,6 +68,8 @@ class KnowledgeBase(Housing):
                 says. They are trained and used in the model's own precision.
             adapters: the address of an object store to keep them in (`s3://bucket/path`); by
                 default they are in the folder.
+            device: where the model is loaded, if `model` is not loaded already: `cpu`, `cuda`,
+                `cuda:1` ... or `auto`. It is not kept: each `open` says its own.
 
         Raises:
             PragError: the folder is in use or cannot be written, or the model will not do.
@@ -86,7 +89,7 @@ class KnowledgeBase(Housing):
             AdapterStore.open(checked_address(adapters) or "").close()  # it will do
         if isinstance(model, str) and Path(model).is_dir():
             model = str(Path(model).resolve())  # to be found from another folder as well
-        base = model if isinstance(model, BaseModel) else load_model(model)
+        base = model if isinstance(model, BaseModel) else load_model(model, device=device)
         recipe = recipe or default_recipe(base.parameters)
         found = Settings(
             model=base.name,
@@ -111,6 +114,7 @@ class KnowledgeBase(Housing):
         folder: str | Path,
         base: BaseModel | None = None,
         engine: Callable[[BaseModel], Engine] | None = None,
+        device: str = "cpu",
     ) -> KnowledgeBase:
         """The knowledge base in a folder. The model is loaded when it is first needed.
 
@@ -118,11 +122,14 @@ class KnowledgeBase(Housing):
             base: the base model, if it is loaded already.
             engine: makes what generates answers, for the base model; by default transformers, in
                 this process. `lambda base: VllmEngine(base, url)` for a vLLM server.
+            device: where the model is loaded, if `base` is not given: `cpu`, `cuda`, `cuda:1` ...
+                or `auto` (the first GPU, else the processor).
 
         Raises:
-            PragError: there is none, or it is damaged; or `base` is not its model.
+            PragError: there is none, or it is damaged; `base` is not its model; no such device.
         """
-        kb = cls(Path(folder), settings.load(Path(folder)), base)
+        where = str(device_named(device))
+        kb = cls(Path(folder), settings.load(Path(folder)), base, where)
         if engine is not None:
             kb._engine_of = engine
         if base is not None:

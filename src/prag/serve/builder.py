@@ -121,7 +121,7 @@ def _over(inbox: Inbox, job: Job, error: str | None, say: Say) -> None:
     say({"over": job.id, "error": error})
 
 
-def main(folder: str) -> None:
+def main(folder: str, device: str) -> None:
     """The process: a line on the standard input says that jobs wait; its end is the end.
 
     A line with a number says how many to build in at once.
@@ -132,7 +132,7 @@ def main(folder: str) -> None:
     sys.stdout = sys.stderr  # whatever a library prints is not part of what is said
     orders = _orders()
     with filelock.FileLock(Path(folder) / WORKER):
-        kb = KnowledgeBase.open(Path(folder))
+        kb = KnowledgeBase.open(Path(folder), device=device)
         inbox = Inbox(kb.folder / INBOX)
 
         def say(what: dict[str, Any]) -> None:
@@ -160,17 +160,21 @@ def _orders() -> Iterator[str]:
 class Builder:
     """Watches over the process: starts it when there is something to do, again when it died."""
 
-    def __init__(self, folder: Path, inbox: Inbox, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, inbox: Inbox, changed: Callable[[], None], device: str = "cpu"
+    ) -> None:
         """Nothing runs yet; `wake` starts it, where this service is the one that builds.
 
         Args:
             folder: of the knowledge base.
             changed: called when a job is over.
+            device: where the process has its model.
 
         Raises:
             PragError: the folder cannot be written.
         """
         self._folder, self._inbox, self._changed = folder, inbox, changed
+        self._device = device
         self.elected = False
         # Any thread may let go of what another one has taken.
         self._lock = filelock.FileLock(folder / LEADER, timeout=0, thread_local=False)
@@ -283,7 +287,7 @@ class Builder:
         if self._process is None:
             self._said.clear()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prag.serve.builder", str(self._folder)],
+                [sys.executable, "-m", "prag.serve.builder", str(self._folder), self._device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -307,4 +311,4 @@ def _listen(stream: IO[str] | None, said: deque[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

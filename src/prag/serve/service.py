@@ -81,7 +81,7 @@ class Service:
         else:
             self.engine = engine(kb.base)
         self.inbox = Inbox(kb.folder / INBOX)
-        self.builder = Builder(kb.folder, self.inbox, self._rebuilt)
+        self.builder = Builder(kb.folder, self.inbox, self._rebuilt, kb.device)
         self._lock = threading.Lock()
         self._under_way = UnderWay()
         self._library: tuple[Mark | None, Library] | None = None
