@@ -7,7 +7,7 @@ it was. Nothing that a question is answered from changes before the last line of
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prag.augment import taught
@@ -24,13 +24,16 @@ from prag.records import AdapterKey, Augmentation, Passage
 from prag.replay import check_replay, first_layer, sites_of
 from prag.store import AdapterStore, Codec, StoredItem
 
+TOLD = 1000
+"""Passages between two words of progress while they are indexed."""
+
 
 @dataclass(frozen=True)
 class BuildReport:
     """What a build did.
 
     `left_out` are passages without a valid pair, which have no adapter; `dtype` is what the base
-    model computed in while adapters were trained.
+    model computed in while adapters were trained; `notes` is what the making of the index met.
     """
 
     passages: int
@@ -44,6 +47,7 @@ class BuildReport:
     origins: dict[str, int]
     dtype: str
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Clock:
@@ -58,6 +62,14 @@ class Clock:
         now = time.perf_counter()
         self.laps[stage] = now - self._began
         self._began = now
+
+
+def told(passages: Sequence[Passage], tell: Tell) -> Iterator[Passage]:
+    """The passages, told of as they are drawn by what indexes them."""
+    for done, passage in enumerate(passages):
+        if done and done % TOLD == 0:
+            tell("index", done, len(passages))
+        yield passage
 
 
 @dataclass(frozen=True)

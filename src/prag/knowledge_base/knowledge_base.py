@@ -32,7 +32,7 @@ from prag.model import BaseModel, load_model
 from prag.progress import Tell, silent
 from prag.prompts import style_named
 from prag.records import Answer, Document, Passage, PragError
-from prag.retrieval import KINDS, build_retriever
+from prag.retrieval import build_retriever, checked_address
 from prag.store import CODECS
 
 
@@ -47,6 +47,7 @@ class KnowledgeBase(Reader):
         recipe: Recipe | None = None,
         *,
         retriever: str = "bm25",
+        retriever_url: str | None = None,
         chunk_words: int = 100,
         codec: str | None = None,
     ) -> KnowledgeBase:
@@ -58,7 +59,8 @@ class KnowledgeBase(Reader):
                 one, or a loaded `BaseModel`.
             recipe: how passages are encoded; by default `small` for a model under 1 B
                 parameters, else `paper`.
-            retriever: `bm25`, `dense` or `hybrid`.
+            retriever: one of `prag.retrieval.KINDS`.
+            retriever_url: the address of the server, for `elasticsearch` and `opensearch`.
             chunk_words: the length of the passages that documents are cut into.
             codec: how adapters are stored, one of `prag.store.CODECS`; by default as the recipe
                 says. They are trained and used in the model's own precision.
@@ -75,8 +77,7 @@ class KnowledgeBase(Reader):
             raise PragError("a passage has at least 1 word")
         if codec is not None and codec not in CODECS:
             raise PragError(f"no codec {codec!r}: use one of {', '.join(CODECS)}")
-        if retriever not in KINDS:
-            raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
+        retriever_url = checked_address(retriever, retriever_url)
         if isinstance(model, str) and Path(model).is_dir():
             model = str(Path(model).resolve())  # to be found from another folder as well
         base = model if isinstance(model, BaseModel) else load_model(model)
@@ -86,6 +87,7 @@ class KnowledgeBase(Reader):
             base=base.fingerprint,
             recipe=recipe,
             retriever=retriever,
+            retriever_url=retriever_url,
             chunk_words=chunk_words,
             codec=codec or recipe.codec,
         )
@@ -278,11 +280,17 @@ class KnowledgeBase(Reader):
             clock.lap("encode")
 
             digest = catalogue.digest()
+            notes: tuple[str, ...] = ()
             tell("index", 0, len(passages))
-            if not inspect.index_fits(self.folder, self.settings.retriever, digest):
-                build_retriever(
-                    self.settings.retriever, passages, self.folder / "retrieval", digest
+            if not inspect.index_fits(self.folder, self.settings, digest):
+                made = build_retriever(
+                    self.settings.retriever,
+                    build.told(passages, tell),
+                    self.folder / "retrieval",
+                    digest,
+                    self.settings.retriever_url,
                 )
+                notes = getattr(made, "notes", ())
             tell("index", len(passages), len(passages))
             clock.lap("index")
 
@@ -307,6 +315,7 @@ class KnowledgeBase(Reader):
             origins=dict(origins),
             dtype=build.dtype_of_training(self.base, self.settings.recipe),
             seconds=clock.laps,
+            notes=notes,
         )
 
     # -- asking -----------------------------------------------------------------------------
