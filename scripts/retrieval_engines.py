@@ -1,6 +1,6 @@
 """Measure engines that could hold tens of millions of passages on one machine.
 
-    python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--out FILE]
+    python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--work FOLDER]
 
 BM25: synthetic passages (`prag.bench.zipf`) are cut into the tokens of the project's own BM25, and
 every engine indexes these tokens, split at blanks only, so that all of them rank the same thing.
@@ -14,7 +14,7 @@ so that both meet the same load of the machine: compare their ratio, not times o
 A row a step goes to FILE as soon as it is known, JSON lines:
 
     tokens_s          making the tokens of all passages, which every engine needs
-    index_s           indexing, without the tokens; of bm25s it is the build less tokens_s
+    index_s           indexing, without the tokens
     started_mb        memory of the process before it indexed, and
     peak_mb           the most while it did
     disk_mb           the index
@@ -47,7 +47,7 @@ from prag.bench import zipf
 from prag.bench.processes import memory_mb
 from prag.provenance import made_by
 from prag.records import Passage
-from prag.retrieval import BM25Retriever
+from prag.retrieval import BM25Retriever, bm25
 from prag.retrieval.base import indexed_text
 from prag.retrieval.bm25 import tokenizer
 
@@ -112,15 +112,17 @@ def make_tokens(work: Path, n: int) -> dict[str, Any]:
             tokens = tokens_of(indexed_text(passage))
             count += len(tokens)
             file.write(" ".join(tokens) + "\n")
-    return {"tokens_s": watch.seconds(), "tokens": count}
+    figures = {"tokens_s": watch.seconds(), "tokens": count}
+    (work / "tokens.json").write_text(json.dumps(figures))
+    return figures
 
 
 def build_bm25s(work: Path, n: int) -> dict[str, Any]:
-    """The project's retriever, which makes its tokens itself."""
+    """The project's retriever, its texts cut at blanks: they are tokens already."""
+    bm25.tokenizer = lambda: str.split
     watch = Stopwatch()
-    passages: Iterator[Passage] = watch.drawing(zipf.passages(n))
-    BM25Retriever.build(passages, work / "bm25s")
-    return {"build_s": watch.seconds()}
+    BM25Retriever.build((Passage("", line) for line in watch.drawing(lines(work))), work / "bm25s")
+    return {"index_s": watch.seconds()}
 
 
 def build_tantivy(work: Path, n: int) -> dict[str, Any]:
@@ -395,6 +397,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the vectors")
     parser.add_argument("--quick", action="store_true", help="20,000 passages, 5,000 vectors")
     parser.add_argument("--out", type=Path, default=Path("results/retrieval/engines.jsonl"))
+    parser.add_argument(
+        "--work", type=Path, help="keeps tokens and indexes here; what is there is taken as it is"
+    )
     parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -417,20 +422,23 @@ def main() -> None:
             file.write(json.dumps(row | origin) + "\n")
 
     with tempfile.TemporaryDirectory() as made:
-        work = Path(made)
+        work = args.work or Path(made)
         words(work, args.passages, args.seed, tell)
         neighbours(work, args.vectors, args.seed, tell)
 
 
 def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
     """BM25 of each engine."""
-    tokens = in_its_process("build", work, n, "tokens", seed)
-    tell({"what": "tokens", "passages": n, **tokens})
+    kept = work / "tokens.json"
+    if not kept.exists():
+        in_its_process("build", work, n, "tokens", seed)
+    tell({"what": "tokens", "passages": n, **json.loads(kept.read_text())})
     for engine in ("bm25s", "tantivy", "lance"):
-        built = in_its_process("build", work, n, engine, seed)
-        if engine == "bm25s":
-            built["index_s"] = built["build_s"] - tokens["tokens_s"]
-        built["disk_mb"] = disk_mb(work / engine)
+        kept = work / f"{engine}.json"
+        if not kept.exists():
+            built = in_its_process("build", work, n, engine, seed)
+            kept.write_text(json.dumps(built | {"disk_mb": disk_mb(work / engine)}))
+        built = json.loads(kept.read_text())
         found = {} if engine == "bm25s" else in_its_process("search", work, n, engine, seed)
         tell({"what": "bm25", "engine": engine, "passages": n, **found, **built})
 
