@@ -13,6 +13,7 @@ from prag.retrieval.elasticsearch import ElasticsearchRetriever, OpenSearchRetri
 from prag.retrieval.folder import IndexInfo, index_info, verify_index
 from prag.retrieval.hybrid import HybridRetriever
 from prag.retrieval.server import checked_url
+from prag.retrieval.tantivy import TantivyRetriever
 
 __all__ = [
     "KINDS",
@@ -27,6 +28,7 @@ __all__ = [
     "MiniLM",
     "OpenSearchRetriever",
     "Retriever",
+    "TantivyRetriever",
     "build_retriever",
     "checked_address",
     "index_info",
@@ -38,7 +40,7 @@ __all__ = [
 SERVERS = {r.kind: r for r in (ElasticsearchRetriever, OpenSearchRetriever)}
 """The kinds whose index is on a server."""
 
-KINDS = ("bm25", "dense", "hybrid", *SERVERS)
+KINDS = ("bm25", "dense", "hybrid", "tantivy", *SERVERS)
 """The kinds of retriever, the default first."""
 
 
@@ -72,6 +74,8 @@ def build_retriever(
         return DenseRetriever.build(passages, folder, digest)
     if kind == HybridRetriever.kind:
         return HybridRetriever.build(passages, folder, digest)
+    if kind == TantivyRetriever.kind:
+        return TantivyRetriever.build(passages, folder, digest)
     raise _no_such(kind)
 
 
@@ -113,6 +117,8 @@ def open_retriever(folder: Path, kind: str | None = None) -> Retriever:
         return DenseRetriever.open(folder)
     if wanted == HybridRetriever.kind:
         return HybridRetriever.open(folder)
+    if wanted == TantivyRetriever.kind:
+        return TantivyRetriever.open(folder)
     raise _no_such(wanted)
 
 
