@@ -19,8 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kb_helpers import WrittenAugmenter, write_corpus
 from prag.bench import zipf
 from prag.config import default_recipe
+from prag.knowledge_base import KnowledgeBase
 from prag.knowledge_base import settings as kb_settings
 from prag.knowledge_base.inspect import index_fits
 from prag.knowledge_base.settings import Settings
@@ -417,6 +419,30 @@ def test_an_index_fits_where_the_server_has_it(tmp_path, stand_in):
     assert not index_fits(tmp_path, replace(found, retriever_url="http://127.0.0.1:1"), "dd")
     del stand_in.indexes[retriever.info.settings["index"]]
     assert not index_fits(tmp_path, found, "dd")
+
+
+def test_a_knowledge_base_from_init_to_verify(tmp_path, stand_in, prag, model_folder):
+    folder = tmp_path / "kb"
+    wanted = ["--retriever", stand_in.kind]
+    assert "--retriever-url" in prag("init", folder, "--model", model_folder, *wanted)[1]
+    wanted += ["--retriever-url", stand_in.url + "/"]
+    assert prag("init", folder, "--model", model_folder, *wanted)[0] == 0
+    assert json.loads((folder / "prag.json").read_text())["retriever_url"] == stand_in.url
+    assert prag("add", folder, write_corpus(tmp_path / "towers.jsonl", 3))[0] == 0
+    KnowledgeBase.open(folder).augment(augmenter=WrittenAugmenter())
+    stand_in.faults = [("_bulk", 429)]
+    code, said = prag("build", folder)
+    assert (code, "and was asked again" in said) == (0, True)
+    assert prag("ask", folder, "Which tower?", "--method", "in-context")[0] == 0
+    assert prag("verify", folder)[0] == 0
+    (name,) = stand_in.indexes
+    assert prag("build", folder)[0] == 0
+    assert list(stand_in.indexes) == [name]  # it fits, and stays
+    del stand_in.indexes[name]
+    code, said = prag("verify", folder)
+    assert (code, "no such index" in said) == (1, True)
+    assert prag("build", folder)[0] == 0
+    assert prag("verify", folder)[0] == 0
 
 
 # A real server
