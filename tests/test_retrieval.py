@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,10 +255,24 @@ def test_tantivy_finds_what_bm25_finds_in_many_segments(tmp_path, often, n):
             assert [p for p, _ in mine] == [p for p, _ in its]
 
 
-def test_tantivy_ties_go_by_position_among_more_than_k(tmp_path, often):
+def test_tantivy_ties_go_by_position_whatever_its_own_order(tmp_path):
+    """Merges may number the passages in any order: here its ties come last passage first."""
+
+    class Backwards:
+        def __init__(self, real):
+            self.real, self.fast_field_values = real, real.fast_field_values
+
+        def search(self, query, depth, count):
+            found = self.real.search(query, 10_000, count=count).hits
+            positions = self.fast_field_values("position", [at for _, at in found])
+            pairs = zip(positions, found, strict=True)
+            backwards = sorted(pairs, key=lambda pair: (-pair[1][0], -pair[0]))
+            return SimpleNamespace(hits=[hit for _, hit in backwards[:depth]])
+
     rare = [Passage("x", f"river {i}") for i in range(1000)]
     corpus = [p for pair in zip(zipf.passages(1000), rare, strict=True) for p in pair]
     retriever = TantivyRetriever.build(corpus, tmp_path / "i")
+    retriever._searcher = Backwards(retriever._searcher)
     assert [p for p, _ in retriever.rank(["river"], 5)[0]] == [1, 3, 5, 7, 9]
     last = {p.id for p in rare[-2:]}
     assert [p for p, _ in retriever.rank(["river"], 2, last)[0]] == [1997, 1999]
