@@ -11,23 +11,28 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prag.bench import zipf
 from prag.records import Hit, Passage, PragError
 from prag.retrieval import (
     KINDS,
+    SERVERS,
     BM25Retriever,
     DenseRetriever,
     Embeddings,
     HybridRetriever,
     MiniLM,
     Retriever,
+    TantivyRetriever,
     build_retriever,
     index_info,
     open_retriever,
@@ -36,6 +41,7 @@ from prag.retrieval import (
 from prag.retrieval import bm25 as bm25_module
 from prag.retrieval import dense as dense_module
 from prag.retrieval import folder as folder_module
+from prag.retrieval import tantivy as tantivy_module
 from prag.retrieval.base import best
 from prag.retrieval.hybrid import fuse
 
@@ -45,6 +51,9 @@ ON_DISK = settings(
     max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+LOCAL = tuple(kind for kind in KINDS if kind not in SERVERS)
+"""The kinds whose index is all in the folder; test_retrieval_servers.py has the others."""
 
 WORDS = ["river", "rivers", "castle", "battle", "queen", "the", "of", "x", "Zürich", "1887"]
 texts = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -92,6 +101,8 @@ def build(kind: str, corpus, folder: Path) -> Retriever:
         return BM25Retriever.build(corpus, folder)
     if kind == "dense":
         return DenseRetriever.build(corpus, folder, embedder=WordCounts())
+    if kind == "tantivy":
+        return TantivyRetriever.build(corpus, folder)
     return HybridRetriever.build(corpus, folder, embedder=WordCounts())
 
 
@@ -100,6 +111,8 @@ def reopen(kind: str, folder: Path) -> Retriever:
         return BM25Retriever.open(folder)
     if kind == "dense":
         return DenseRetriever.open(folder, embedder=WordCounts())
+    if kind == "tantivy":
+        return TantivyRetriever.open(folder)
     return HybridRetriever.open(folder, embedder=WordCounts())
 
 
@@ -185,10 +198,124 @@ def test_bm25_refuses_impossible_parameters(tmp_path):
         BM25Retriever.build(CORPUS, tmp_path / "i", b=1.5)
 
 
+# tantivy
+
+
+@ON_DISK
+@given(corpus=corpora, question=texts)
+def test_tantivy_scores_are_the_formula(tmp_path, corpus, question):
+    """Up to 40 tokens, as here, it keeps lengths as they are."""
+    found = TantivyRetriever.build(corpus, tmp_path / "i").search([question], 100)[0]
+    expected = formula(corpus, question, 1.2, 0.75)
+    scores = {p.id: s for p, s in zip(corpus, expected, strict=True)}
+    assert {h.passage_id: pytest.approx(h.score, rel=1e-4, abs=2e-5) for h in found} == {
+        i: s for i, s in scores.items() if s > 0
+    }
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """The writer commits every 100 passages: many segments, which it merges as it likes."""
+    real = tantivy_module._writing
+
+    class Often:
+        def __init__(self, writer):
+            self.writer, self.written = writer, 0
+
+        def add_document(self, document):
+            self.writer.add_document(document)
+            self.written += 1
+            if self.written % 100 == 0:
+                self.writer.commit()
+
+        def commit(self):
+            self.writer.commit()
+
+    @contextmanager
+    def writing(folder, index):
+        with real(folder, index) as writer:
+            yield Often(writer)
+
+    monkeypatch.setattr(tantivy_module, "_writing", writing)
+
+
+@pytest.mark.parametrize("n", [450, 2150])  # some segments, and some that were merged
+def test_tantivy_finds_what_bm25_finds_in_many_segments(tmp_path, often, n):
+    # Up to 40 tokens a length is kept as it is, so that the two must agree.
+    corpus = [Passage(p.title, " ".join(p.text.split()[:35])) for p in zipf.passages(n)]
+    retriever = TantivyRetriever.build(corpus, tmp_path / "i")
+    assert n > 450 or retriever._searcher.num_segments == 5
+    exact = BM25Retriever.build(corpus, tmp_path / "bm25")
+    questions = zipf.questions(40)
+    allowed = {p.id for p in corpus[::7]}
+    for only in (None, allowed):
+        found, expected = (r.rank(questions, 10, only) for r in (retriever, exact))
+        for mine, its in zip(found, expected, strict=True):
+            assert [s for _, s in mine] == pytest.approx([s for _, s in its], rel=1e-4)
+            assert [p for p, _ in mine] == [p for p, _ in its]
+
+
+def test_tantivy_ties_go_by_position_whatever_its_own_order(tmp_path):
+    """Merges may number the passages in any order: here its ties come last passage first."""
+
+    class Backwards:
+        def __init__(self, real):
+            self.real, self.fast_field_values = real, real.fast_field_values
+
+        def search(self, query, depth, count):
+            found = self.real.search(query, 10_000, count=count).hits
+            positions = self.fast_field_values("position", [at for _, at in found])
+            pairs = zip(positions, found, strict=True)
+            backwards = sorted(pairs, key=lambda pair: (-pair[1][0], -pair[0]))
+            return SimpleNamespace(hits=[hit for _, hit in backwards[:depth]])
+
+    rare = [Passage("x", f"river {i}") for i in range(1000)]
+    corpus = [p for pair in zip(zipf.passages(1000), rare, strict=True) for p in pair]
+    retriever = TantivyRetriever.build(corpus, tmp_path / "i")
+    retriever._searcher = Backwards(retriever._searcher)
+    assert [p for p, _ in retriever.rank(["river"], 5)[0]] == [1, 3, 5, 7, 9]
+    last = {p.id for p in rare[-2:]}
+    assert [p for p, _ in retriever.rank(["river"], 2, last)[0]] == [1997, 1999]
+
+
+def test_tantivy_draws_passages_one_by_one_and_counts_those_without_words(tmp_path):
+    retriever = TantivyRetriever.build(iter(CORPUS), tmp_path / "i")
+    assert retriever.info.settings == {"k1": 1.2, "b": 0.75, "without_words": 1}
+
+
+def test_tantivy_that_cannot_write_names_the_folder(tmp_path, monkeypatch):
+    class Full:
+        def add_document(self, document):
+            raise ValueError("An index writer was killed: No space left on device")
+
+        def wait_merging_threads(self):
+            pass
+
+    import tantivy
+
+    class Index:
+        def __init__(self, schema, path):
+            pass
+
+        def writer(self, *arguments):
+            return Full()
+
+    monkeypatch.setattr(tantivy, "Index", Index)
+    with pytest.raises(PragError, match=r"i: .*No space left.*disk has room"):
+        TantivyRetriever.build(CORPUS, tmp_path / "i")
+    assert list((tmp_path / "i").iterdir()) == []
+
+
+def test_tantivy_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tantivy", None)
+    with pytest.raises(PragError, match=r"pip install 'prag\[tantivy\]'"):
+        build_retriever("tantivy", CORPUS, tmp_path / "i")
+
+
 # Every kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 def test_kinds_are_retrievers(tmp_path, kind):
     retriever = build(kind, CORPUS, tmp_path / "i")
     assert isinstance(retriever, Retriever)
@@ -196,7 +323,7 @@ def test_kinds_are_retrievers(tmp_path, kind):
     assert all(isinstance(hit, Hit) for hit in retriever.search(["river"], 2)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 @ON_DISK
 @given(corpus=corpora, questions=st.lists(texts, max_size=3), k=st.integers(1, 10))
 def test_opened_equals_built(tmp_path, kind, corpus, questions, k):
@@ -205,7 +332,7 @@ def test_opened_equals_built(tmp_path, kind, corpus, questions, k):
     assert [len(hits) <= k for hits in built] == [True] * len(questions)
 
 
-@pytest.mark.parametrize("kind", ["bm25", "dense"])
+@pytest.mark.parametrize("kind", ["bm25", "dense", "tantivy"])
 @ON_DISK
 @given(corpus=corpora, question=texts, k=st.integers(1, 4), data=st.data())
 def test_allowed_is_the_filtered_ranking(tmp_path, kind, corpus, question, k, data):
@@ -227,7 +354,7 @@ def test_hybrid_returns_only_allowed_passages(tmp_path):
     assert found[0].score == pytest.approx(max(1 / 61 + 1 / 61, 1 / 61 + 1 / 62), abs=4e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 def test_ties_stand_in_the_order_of_the_corpus(tmp_path, kind):
     # Case and the order of the words differ, so the ids do; every score is the same.
     variants = ["river castle", "castle river", "River castle", "castle River", "RIVER castle"]
@@ -239,7 +366,7 @@ def test_ties_stand_in_the_order_of_the_corpus(tmp_path, kind):
         assert [h.passage_id for h in found] == [p.id for p in corpus[:3]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("size", [1, 2])
 def test_small_corpora_and_large_k(tmp_path, kind, size):
     retriever = build(kind, CORPUS[:size], tmp_path / "i")
@@ -247,7 +374,7 @@ def test_small_corpora_and_large_k(tmp_path, kind, size):
     assert len(retriever.search(["Rhine"], 50)[0]) == size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 def test_refusals(tmp_path, kind):
     with pytest.raises(PragError, match="no passages"):
         build(kind, [], tmp_path / "i")
@@ -261,7 +388,7 @@ def test_refusals(tmp_path, kind):
         retriever.search("river", 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 def test_searches_in_threads_are_the_same_as_one_by_one(tmp_path, kind):
     retriever = build(kind, CORPUS, tmp_path / "i")
     questions = ["river", "queen castle", "Basel on the Rhine", "battle"]
@@ -395,7 +522,7 @@ def test_fusion_by_hand():
 # Folders
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("step", ["_seal", "sync", "_replace_meta"])
 def test_a_failed_build_leaves_the_old_index(tmp_path, monkeypatch, kind, step):
     folder = tmp_path / "i"
@@ -413,7 +540,7 @@ def test_a_failed_build_leaves_the_old_index(tmp_path, monkeypatch, kind, step):
     assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == files
 
 
-@pytest.mark.parametrize(("kind", "commits"), [("bm25", 1), ("hybrid", 3)])
+@pytest.mark.parametrize(("kind", "commits"), [("bm25", 1), ("hybrid", 3), ("tantivy", 1)])
 def test_a_killed_build_leaves_the_old_index(tmp_path, kind, commits):
     """Killed with no chance to clean up: what it left is ignored, and gone after the next build."""
     folder = tmp_path / "i"
@@ -461,10 +588,11 @@ def test_failing_after_the_new_index_is_in_force_keeps_it(tmp_path, monkeypatch)
     assert len(BM25Retriever.open(folder)) == len(CORPUS)
 
 
-def test_a_reader_of_the_old_index_keeps_it(tmp_path):
-    old = build("bm25", CORPUS[:3], tmp_path / "i")
+@pytest.mark.parametrize("kind", ["bm25", "tantivy"])
+def test_a_reader_of_the_old_index_keeps_it(tmp_path, kind):
+    old = build(kind, CORPUS[:3], tmp_path / "i")
     before = old.search(["castle river"], 5)
-    build("bm25", CORPUS[3:], tmp_path / "i")
+    build(kind, CORPUS[3:], tmp_path / "i")
     assert old.search(["castle river"], 5) == before
 
 
@@ -482,11 +610,11 @@ def test_a_build_between_two_reads_is_noticed(tmp_path, monkeypatch):
     assert stale == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOCAL)
 def test_every_missing_file_or_one_of_another_length_is_a_clear_error(tmp_path, kind):
     build(kind, CORPUS, tmp_path / "i")
-    names = sorted(p.relative_to(tmp_path / "i") for p in (tmp_path / "i").rglob("*.*"))
-    names = [name for name in names if (tmp_path / "i" / name).is_file()]
+    names = [p.relative_to(tmp_path / "i") for p in sorted((tmp_path / "i").rglob("*"))]
+    names = [n for n in names if (tmp_path / "i" / n).is_file() and not n.name.startswith(".")]
     assert len(names) >= 3
     for name in names:
         for harm in ("shorten", "lengthen", "remove"):
@@ -528,7 +656,7 @@ def test_other_kinds_and_formats_are_refused(tmp_path):
     build("bm25", CORPUS, tmp_path / "i")
     with pytest.raises(PragError, match="of kind 'bm25', not 'dense'"):
         open_retriever(tmp_path / "i", "dense")
-    with pytest.raises(PragError, match="use one of bm25, dense, hybrid"):
+    with pytest.raises(PragError, match="use one of bm25, dense, hybrid, tantivy, el"):
         build_retriever("elastic", CORPUS, tmp_path / "i")
     meta = tmp_path / "i" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))

@@ -42,7 +42,16 @@ def init(
         Optional[str],  # noqa: UP045  (typer evaluates it on Python 3.10)
         typer.Option(help="paper, small, or a TOML file. Default: by the size of the model."),
     ] = None,
-    retriever: Annotated[str, typer.Option(help="bm25, dense or hybrid.")] = "bm25",
+    retriever: Annotated[
+        str, typer.Option(help="bm25, dense, hybrid, tantivy, elasticsearch or opensearch.")
+    ] = "bm25",
+    retriever_url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="The server of elasticsearch or opensearch, like http://127.0.0.1:9200; a user "
+            "and a password come from PRAG_ELASTICSEARCH_USER and _PASSWORD (PRAG_OPENSEARCH_...)."
+        ),
+    ] = None,
     chunk_words: Annotated[int, typer.Option(help="Words of a passage cut from a document.")] = 100,
     codec: Annotated[
         Optional[str],  # noqa: UP045
@@ -69,6 +78,7 @@ def init(
         model,
         chosen,
         retriever=retriever,
+        retriever_url=retriever_url,
         chunk_words=chunk_words,
         codec=codec,
         adapters=adapters,
@@ -216,6 +226,8 @@ def build(
         console.print(f"  {report.workers_lost} workers died; others did their batches")
     if report.retried:
         console.print(f"  {report.retried} requests to the adapter store were made again")
+    for note in report.notes:
+        console.print(f"  note: {escape(note)}")
     console.print("  " + ", ".join(f"{stage} {s:.1f} s" for stage, s in report.seconds.items()))
 
 

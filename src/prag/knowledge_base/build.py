@@ -7,7 +7,7 @@ it was. Nothing that a question is answered from changes before the last line of
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prag.augment import taught
@@ -24,6 +24,9 @@ from prag.records import AdapterKey, Augmentation, Passage
 from prag.store import AdapterStore, Codec, StoredItem
 from prag.trainer import Trainer
 
+TOLD = 1000
+"""Passages between two words of progress while they are indexed."""
+
 
 @dataclass(frozen=True)
 class BuildReport:
@@ -31,7 +34,8 @@ class BuildReport:
 
     `left_out` are passages without a valid pair, which have no adapter; `dtype` is what the base
     model computed in while adapters were trained; `retried` are requests to an object store that
-    were made again, `workers_lost` those that died, whose batch another one did.
+    were made again, `workers_lost` those that died, whose batch another one
+    did; `notes` is what the making of the index met.
     """
 
     passages: int
@@ -47,6 +51,7 @@ class BuildReport:
     retried: int
     workers_lost: int
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Clock:
@@ -61,6 +66,14 @@ class Clock:
         now = time.perf_counter()
         self.laps[stage] = now - self._began
         self._began = now
+
+
+def told(passages: Sequence[Passage], tell: Tell) -> Iterator[Passage]:
+    """The passages, told of as they are drawn by what indexes them."""
+    for done, passage in enumerate(passages):
+        if done and done % TOLD == 0:
+            tell("index", done, len(passages))
+        yield passage
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from prag.knowledge_base import settings
-from prag.knowledge_base.reading import Reader
+from prag.knowledge_base.asking import Asked
 from prag.progress import Tell, silent
 from prag.records import PragError
 from prag.store import (
@@ -31,7 +31,7 @@ class CollectReport:
     compacted: CompactReport | None
 
 
-class Housing(Reader):
+class Housing(Asked):
     """A knowledge base as the keeper of adapters."""
 
     def collect(
@@ -64,7 +64,7 @@ class Housing(Reader):
         """
         tell = progress or silent
         with self._writing():
-            changed = replace(self.settings, adapters=checked_address(address))
+            changed = replace(self.settings, adapters=checked_place(address))
             place = settings.adapters_at(self.folder, changed)
             if changed == self.settings:
                 raise PragError(f"the adapters of {self.folder} are at {place} already")
@@ -79,7 +79,7 @@ class Housing(Reader):
         return report
 
 
-def checked_address(address: str | None) -> str | None:
+def checked_place(address: str | None) -> str | None:
     """The address as it is.
 
     Raises:

@@ -11,7 +11,7 @@ from prag.knowledge_base.augmentations import Augmentations, fingerprints
 from prag.knowledge_base.settings import Settings, adapters_at
 from prag.progress import Tell
 from prag.records import AdapterKey, Augmentation, PragError
-from prag.retrieval import index_info, verify_index
+from prag.retrieval import index_info, open_retriever, verify_index
 from prag.store import AdapterStore, StoreSize, is_address, mending
 
 
@@ -55,14 +55,17 @@ class VerifyReport:
     notes: tuple[str, ...]
 
 
-def index_fits(folder: Path, kind: str, digest: str) -> bool:
+def index_fits(folder: Path, settings: Settings, digest: str) -> bool:
     """Whether the index is there, whole, and of this very corpus. Reads all of it."""
     try:
         info = index_info(folder / "retrieval")
-        whole = not verify_index(folder / "retrieval")
+        right = info.digest == digest and info.settings.get("url") == settings.retriever_url
+        if not right or verify_index(folder / "retrieval"):
+            return False
+        open_retriever(folder / "retrieval", settings.retriever)
     except PragError:
         return False
-    return whole and info.kind == kind and info.digest == digest
+    return True
 
 
 def status(
@@ -151,6 +154,7 @@ def verify(
     if settings.built is not None:
         try:
             wrong = verify_index(folder / "retrieval")
+            open_retriever(folder / "retrieval", settings.retriever)
         except PragError as error:
             wrong = [str(error)]
         problems += [f"retrieval index: {w}; `prag build {folder}` makes it again" for w in wrong]

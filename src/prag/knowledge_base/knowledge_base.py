@@ -19,22 +19,20 @@ from typing import BinaryIO
 
 from prag.augment import Augmenter, self_augmenter
 from prag.batches import TOKENS_A_STEP
-from prag.config import GenerateConfig, Recipe, default_recipe
+from prag.config import Recipe, default_recipe
 from prag.corpus import Catalogue, PutReport, ReadReport, WithdrawReport, read
 from prag.crew import Crew, Workers
 from prag.disk import explain
 from prag.generate import Engine
-from prag.knowledge_base import build, export, inspect, settings
+from prag.knowledge_base import build, inspect, settings
 from prag.knowledge_base.augmentations import ImportReport
 from prag.knowledge_base.build import BuildReport
-from prag.knowledge_base.housing import Housing, checked_address
+from prag.knowledge_base.housing import Housing, checked_place
 from prag.knowledge_base.settings import Built, Settings
-from prag.methods import answer_all, find, method_named
 from prag.model import BaseModel, device_named, load_model
 from prag.progress import Tell, silent
-from prag.prompts import style_named
-from prag.records import Answer, Document, Passage, PragError
-from prag.retrieval import KINDS, build_retriever
+from prag.records import Document, Passage, PragError
+from prag.retrieval import build_retriever, checked_address
 from prag.store import CODECS, AdapterStore
 
 
@@ -49,6 +47,7 @@ class KnowledgeBase(Housing):
         recipe: Recipe | None = None,
         *,
         retriever: str = "bm25",
+        retriever_url: str | None = None,
         chunk_words: int = 100,
         codec: str | None = None,
         adapters: str | None = None,
@@ -62,7 +61,8 @@ class KnowledgeBase(Housing):
                 one, or a loaded `BaseModel`.
             recipe: how passages are encoded; by default `small` for a model under 1 B
                 parameters, else `paper`.
-            retriever: `bm25`, `dense` or `hybrid`.
+            retriever: one of `prag.retrieval.KINDS`.
+            retriever_url: the address of the server, for `elasticsearch` and `opensearch`.
             chunk_words: the length of the passages that documents are cut into.
             codec: how adapters are stored, one of `prag.store.CODECS`; by default as the recipe
                 says. They are trained and used in the model's own precision.
@@ -83,10 +83,9 @@ class KnowledgeBase(Housing):
             raise PragError("a passage has at least 1 word")
         if codec is not None and codec not in CODECS:
             raise PragError(f"no codec {codec!r}: use one of {', '.join(CODECS)}")
-        if retriever not in KINDS:
-            raise PragError(f"no retriever {retriever!r}: use one of {', '.join(KINDS)}")
+        retriever_url = checked_address(retriever, retriever_url)
         if adapters is not None:
-            AdapterStore.open(checked_address(adapters) or "").close()  # it will do
+            AdapterStore.open(checked_place(adapters) or "").close()  # it will do
         if isinstance(model, str) and Path(model).is_dir():
             model = str(Path(model).resolve())  # to be found from another folder as well
         base = model if isinstance(model, BaseModel) else load_model(model, device=device)
@@ -96,6 +95,7 @@ class KnowledgeBase(Housing):
             base=base.fingerprint,
             recipe=recipe,
             retriever=retriever,
+            retriever_url=retriever_url,
             chunk_words=chunk_words,
             codec=codec or recipe.codec,
             adapters=adapters,
@@ -307,11 +307,17 @@ class KnowledgeBase(Housing):
             clock.lap("encode")
 
             digest = catalogue.digest()
+            notes: tuple[str, ...] = ()
             tell("index", 0, len(passages))
-            if not inspect.index_fits(self.folder, self.settings.retriever, digest):
-                build_retriever(
-                    self.settings.retriever, passages, self.folder / "retrieval", digest
+            if not inspect.index_fits(self.folder, self.settings, digest):
+                made = build_retriever(
+                    self.settings.retriever,
+                    build.told(passages, tell),
+                    self.folder / "retrieval",
+                    digest,
+                    self.settings.retriever_url,
                 )
+                notes = getattr(made, "notes", ())
             tell("index", len(passages), len(passages))
             clock.lap("index")
 
@@ -339,81 +345,8 @@ class KnowledgeBase(Housing):
             retried=retried,
             workers_lost=lost,
             seconds=clock.laps,
+            notes=notes,
         )
-
-    # -- asking -----------------------------------------------------------------------------
-
-    def ask(
-        self,
-        question: str,
-        method: str = "parametric",
-        top_k: int = 3,
-        generate: GenerateConfig | None = None,
-        recipe: Recipe | None = None,
-    ) -> Answer:
-        """Answer a question; see `ask_many`.
-
-        Raises:
-            PragError: it cannot be answered; the text says why.
-        """
-        (answer,) = self.ask_many([question], method, top_k, generate, recipe)
-        if answer.error is not None:
-            raise PragError(answer.error)
-        return answer
-
-    def ask_many(
-        self,
-        questions: Sequence[str],
-        method: str = "parametric",
-        top_k: int = 3,
-        generate: GenerateConfig | None = None,
-        recipe: Recipe | None = None,
-    ) -> list[Answer]:
-        """Answer questions in batches, each with its own adapters.
-
-        Args:
-            method: a name in `prag.methods.METHODS`.
-            top_k: passages a question.
-            generate: length and sampling of answers; greedy, 20 tokens by default.
-            recipe: whose adapters to use; by default the recipe that was last built.
-
-        Returns:
-            An answer to each question, in order; one that could not be answered has its `error`.
-
-        Raises:
-            PragError: no such method, nothing is built, or a wrong base model.
-        """
-        chosen = method_named(method)
-        if top_k < 1:
-            raise PragError("top_k is at least 1")
-        library = self.library(recipe)
-        asks = find(library, chosen, questions, top_k)
-        style = style_named("direct", library.recipe.wording)
-        return answer_all(library, chosen, asks, style, generate or GenerateConfig())
-
-    # -- taking along ------------------------------------------------------------------------
-
-    def export(self, to: str | Path, ids: Sequence[str] = ()) -> list[Path]:
-        """Write adapters as PEFT folders, one a passage, named by its id.
-
-        Args:
-            to: a folder; made if need be.
-            ids: passages; by default all that have an adapter.
-
-        Returns:
-            The folders, in the order of the corpus.
-        """
-        built = self._built()
-        with self._catalogue(readonly=True) as catalogue, self._store(readonly=True) as store:
-            chosen = catalogue.get(ids) if ids else list(catalogue.passages())
-            written = []
-            for passage in chosen:
-                shelved = self._find_adapter(store, passage.id, built.fingerprints)
-                if shelved is not None:
-                    folder = Path(to) / passage.id
-                    export.write_peft(folder, self.settings.model, shelved.adapter, passage)
-                    written.append(folder)
-        return written
 
     # -- what the above share ---------------------------------------------------------------
 

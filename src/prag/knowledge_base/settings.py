@@ -41,6 +41,7 @@ class Settings:
     base: str  # fingerprint
     recipe: Recipe
     retriever: str = "bm25"
+    retriever_url: str | None = None  # of a retriever that is a server
     chunk_words: int = 100
     codec: Codec = "float32"  # how adapters are stored
     origins: tuple[str, ...] = ()
@@ -81,6 +82,7 @@ def load(folder: Path) -> Settings:
             base=data["base"],
             recipe=_recipe(data["recipe"]),
             retriever=data["retriever"],
+            retriever_url=data.get("retriever_url"),
             chunk_words=data["chunk_words"],
             codec=data["codec"] if "codec" in data else data["adapter_dtype"],
             origins=tuple(data["origins"]),
