@@ -79,9 +79,10 @@ def towers(model_folder, tmp_path):
 
 def test_no_cluster_at_the_address(prag, built_kb) -> None:
     """Before another test has started a cluster, to which this process belongs from then on."""
-    code, said = prag("build", built_kb, "--on", "127.0.0.1:1")
-    assert code == 1
-    assert "no Ray cluster at 127.0.0.1:1" in said
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
+        code, said = prag("build", built_kb, "--on", address)
+        assert code == 1
+        assert f"no Ray cluster at {address}" in said
 
 
 def test_two_workers_and_one_of_them_killed(cluster, towers) -> None:

@@ -8,6 +8,7 @@ loses the batch it had; another one does it, and a new worker takes the place of
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -246,6 +247,7 @@ class Crew:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if workers.address is not None:
+                _check_reached(workers.address)
                 self._ray.init(workers.address, **quiet)
             else:
                 cores = workers.cores * (workers.cpu + workers.gpu)
@@ -256,6 +258,20 @@ class Crew:
                 f"no Ray cluster at {where}: {_reason(error)}: start one with "
                 "`ray start --head`, or leave --on out"
             ) from error
+
+
+def _check_reached(address: str) -> None:
+    """Make sure that somebody listens: Ray itself asks for minutes, and then ends the process.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: not an address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10.0):
+        pass
 
 
 def _reason(error: BaseException) -> str:
