@@ -6,7 +6,7 @@ A tiny random model, a Ray cluster of this machine, adapters in an S3 store on l
 often one of three is killed with SIGKILL: a worker, the driver (with its cluster; it is begun
 again), or the server that stands before the store (it comes back after some seconds; the store
 behind it keeps what it has, as an object store does). What is there at the end is compared bit for
-bit with a build of one process that nobody disturbed.
+bit with a build of one process that nobody disturbed, made at the same time.
 
 Writes `kills.jsonl` as it goes, a row a kill, and `summary.json` at the end.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two kills")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=20261127)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -72,12 +72,15 @@ def run(given: argparse.Namespace, scratch: Path) -> None:
     made = materials(given, scratch)
     started: list[subprocess.Popen[bytes]] = []
     try:
+        # Beside the other, so that the kills fall on a build that lasts.
+        alone = knowledge_base(scratch / "alone", made, None)
+        log = (given.out / "alone.log").open("w")
+        undisturbed = start(("build", alone, *STEP), log)
+        started.append(undisturbed)
         with (given.out / "kills.jsonl").open("w") as rows:
             disturbed = under_fire(given, scratch, made, rows, started)
-        alone = knowledge_base(scratch / "alone", made, None)
-        began = time.monotonic()
-        command("build", alone, *STEP)
-        undisturbed = time.monotonic() - began
+        if undisturbed.wait() != 0:
+            raise SystemExit(f"the build that nobody disturbed failed: {log.name}")
         difference = compare(KnowledgeBase.open(alone), KnowledgeBase.open(scratch / "kb"))
     finally:
         for process in started:
@@ -88,7 +91,6 @@ def run(given: argparse.Namespace, scratch: Path) -> None:
         "seed": given.seed,
         "passages": given.passages,
         **disturbed,
-        "undisturbed_seconds": round(undisturbed, 1),
         **difference,
     }
     (given.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -118,7 +120,11 @@ def materials(given: argparse.Namespace, scratch: Path) -> dict[str, Path]:
             high = passage.text.split()[3]
             qa = [
                 {"question": f"How high is {passage.title}?", "answer": high, "full_answer": high},
-                {"question": f"What is {high} m high?", "answer": passage.title, "full_answer": ""},
+                {
+                    "question": f"What is {high} m high?",
+                    "answer": passage.title,
+                    "full_answer": passage.title,
+                },
             ]
             row = {"id": passage.id, "rewrite": passage.text, "qa": qa}
             file.write(json.dumps(row) + "\n")
