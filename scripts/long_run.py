@@ -5,7 +5,8 @@
 A tiny random model, a Ray cluster of this machine, adapters in an S3 store on loopback. Every so
 often one of three is killed with SIGKILL: a worker, the driver (with its cluster; it is begun
 again), or the server that stands before the store (it comes back after some seconds; the store
-behind it keeps what it has, as an object store does). What is there at the end is compared bit for
+behind it keeps what it has, as an object store does). Where the build is done before the time is
+over, a third of the adapters, drawn at random, is taken out and made again. What is there at the end is compared bit for
 bit with a build of one process that nobody disturbed, made at the same time.
 
 Writes `kills.jsonl` as it goes, a row a kill, and `summary.json` at the end.
@@ -33,6 +34,7 @@ from prag import KnowledgeBase
 from prag.config import load_recipe
 from prag.lora import flatten
 from prag.provenance import made_by
+from prag.records import PragError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from conftest import tiny_model
@@ -172,8 +174,8 @@ def under_fire(given, scratch: Path, made: dict[str, Path], rows, started) -> di
     log = (given.out / "driver.log").open("w")
     driver, drivers, away = start(words, log), 1, None
     began = last = time.monotonic()
-    ended = None
-    while driver.poll() is None or time.monotonic() - began < 60 * given.minutes:
+    ended, forgotten = 0.0, 0
+    while True:
         time.sleep(0.5)
         now = time.monotonic()
         if away is not None and now - away > BACK_AFTER:
@@ -182,7 +184,9 @@ def under_fire(given, scratch: Path, made: dict[str, Path], rows, started) -> di
         if driver.poll() is not None:
             if driver.returncode == 0:
                 ended = now - began
-                break
+                if ended > 60 * given.minutes:
+                    break
+                forgotten += forget(kb, draw, given.passages // 3)
             driver, drivers = start(words, log), drivers + 1
         if now - last < given.every or now - began > 60 * given.minutes:
             continue
@@ -212,11 +216,22 @@ def under_fire(given, scratch: Path, made: dict[str, Path], rows, started) -> di
     return {
         "kills": dict(counts),
         "drivers": drivers,
-        "seconds": None if ended is None else round(ended, 1),
+        "seconds": round(ended, 1),
+        "forgotten": forgotten,
         "verify_problems": found["problems"],
         "verified": found["adapters"],
         "orphan_shards": swept["shards"],
     }
+
+
+def forget(folder: Path, draw: random.Random, count: int) -> int:
+    """Take adapters out, so that a build that is done before its time has something to do."""
+    while True:
+        try:
+            with KnowledgeBase.open(folder)._store() as store:
+                return store.discard(draw.sample(store.keys(), count))
+        except PragError:  # the server is away
+            time.sleep(1.0)
 
 
 def compare(alone: KnowledgeBase, other: KnowledgeBase) -> dict[str, object]:

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
-from prag import KnowledgeBase, PragError
+from prag import KnowledgeBase, PragError, trainer
 from prag.config import PAPER
 from prag.generate import TransformersEngine
-from prag.knowledge_base import build
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
@@ -268,7 +267,7 @@ def test_flipped_byte_is_found_named_and_mended(kb):
 
 
 def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_path, monkeypatch):
-    encode = build.encode_group
+    encode = trainer.encode_group
     groups: list[list[str]] = []
 
     def recorded(base, train, lessons, *others):
@@ -277,7 +276,7 @@ def test_a_stopped_build_goes_on_with_the_groups_it_would_have_had(base, tmp_pat
         groups.append([lesson.passage_id for lesson in lessons])
         return encode(base, train, lessons, *others)
 
-    monkeypatch.setattr(build, "encode_group", recorded)
+    monkeypatch.setattr(trainer, "encode_group", recorded)
     seen = []
     for name, stop_after in (("calm", 99), ("stopped", 2)):
         kb = KnowledgeBase.create(tmp_path / name, base, QUICK)
