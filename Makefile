@@ -14,7 +14,7 @@ demo: setup
 	$(PY) examples/demo.py
 
 test: setup lint types
-	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10
+	$(PY) -m pytest -q --durations=10
 
 fast: setup
 	$(PY) -m pytest -q -m fast

@@ -39,6 +39,7 @@ from prag.provenance import made_by
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from conftest import tiny_model
 from faulty_s3 import BUCKET, make_bucket
+from test_crew import parent
 
 BACK_AFTER = 5.0
 """Seconds that the server stays away."""
@@ -195,7 +196,7 @@ def under_fire(given, scratch: Path, made: dict[str, Path], rows, started) -> di
         last = now
         who = draw.choice(["worker", "driver", "server"])
         if who == "worker":
-            found = worker_processes()
+            found = workers_of(driver.pid)
             if not found:
                 who = "driver"
             else:
@@ -266,12 +267,13 @@ def serve(port: int, behind: int) -> subprocess.Popen[bytes]:
     return started
 
 
-def worker_processes() -> list[int]:
-    """The ids of the processes of all workers."""
+def workers_of(driver: int) -> list[int]:
+    """The ids of the processes of a driver's workers."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(b"ray::Worker"):
+            worker = path.read_bytes().startswith(b"ray::Worker")
+            if worker and parent(parent(int(path.parent.name))) == driver:
                 found.append(int(path.parent.name))
         except OSError:
             continue

@@ -43,12 +43,19 @@ def same_bits(one, other) -> bool:
     )
 
 
+def parent(process: int) -> int:
+    """Of a process. A worker's is the raylet, whose own is the driver."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[1])
+
+
 def busy_workers() -> list[int]:
-    """The ids of the processes of the workers that encode."""
+    """The ids of the processes of this cluster's workers that encode."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(b"ray::Worker.encode"):
+            busy = path.read_bytes().startswith(b"ray::Worker.encode")
+            if busy and parent(parent(int(path.parent.name))) == os.getpid():
                 found.append(int(path.parent.name))
         except OSError:
             continue
