@@ -319,6 +319,15 @@ def test_addresses_that_will_not_do(machine, monkeypatch) -> None:
         AdapterStore.open("memory://somewhere")
 
 
+def test_no_such_bucket(prag, s3, model_folder, tmp_path) -> None:
+    code, said = prag(
+        "init", tmp_path / "kb", "--model", model_folder, "--adapters", "s3://nowhere/at-all"
+    )
+    assert code == 1
+    assert "there is no such bucket" in said
+    assert not (tmp_path / "kb").exists()
+
+
 def test_another_thing_at_the_address(s3, address, machine) -> None:
     Objects(address).write("store.json", b'{"kind": "photos"}')
     with pytest.raises(PragError, match="not that of an adapter store"):

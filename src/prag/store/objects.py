@@ -129,19 +129,19 @@ class Objects:
             Whether this is what is there now.
         """
         with suppress(FileExistsError):
-            self._patient(f"creating {name}", lambda: self._create(name, data))
+            self._put(f"creating {name}", lambda: self._create(name, data))
             return True
         return self.read(name) == data
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object, in place of what was there."""
-        self._patient(f"writing {name}", lambda: self._files.pipe_file(self._path(name), data))
+        self._put(f"writing {name}", lambda: self._files.pipe_file(self._path(name), data))
 
     def upload(self, path: Path, name: str) -> None:
         """Write a file as an object; when this returns all of it is there."""
         size = path.stat().st_size
         for _ in range(TRIES):
-            self._patient(
+            self._put(
                 f"uploading {name}", lambda: self._files.put_file(str(path), self._path(name))
             )
             there = self.size(name)
@@ -256,6 +256,16 @@ class Objects:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _put(self, doing: str, request: Callable[[], object]) -> None:
+        """A request that writes: what is not found is what it would be written into."""
+        try:
+            self._patient(doing, request)
+        except FileNotFoundError as error:
+            raise PragError(
+                f"{self.address}: {doing} failed, there is no such bucket or container ({error}): "
+                "make it first, or give another address"
+            ) from error
 
     def _patient(self, doing: str, request: Callable[[], T]) -> T:
         """What a request brings, tried again where that may help.
