@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from prag.augment import self_augmenter
+from prag.augment import Augmenter, self_augmenter
 from prag.config import Recipe
 from prag.lora import Adapter
 from prag.model import BaseModel, load_model
@@ -70,6 +70,7 @@ class Worker:
         self._recipe = recipe
         self._base = load_model(model, device=device)
         self._trainer: Trainer | None = None
+        self._augmenter: Augmenter | None = None
         if self._base.fingerprint != fingerprint:
             raise PragError(
                 f"the model {model!r} is another one on this worker: its fingerprint is "
@@ -82,7 +83,9 @@ class Worker:
 
     def augment(self, passages: Sequence[Passage]) -> list[Augmentation]:
         """The augmentation of each passage, in order."""
-        return self_augmenter(self._base, self._recipe.augment).augment(passages)
+        if self._augmenter is None:
+            self._augmenter = self_augmenter(self._base, self._recipe.augment)
+        return self._augmenter.augment(passages)
 
     def encode(self, lessons: Sequence[Lesson], filters: Filters) -> list[Adapter]:
         """The adapters of a group of passages, in the memory of the processor."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,15 +57,14 @@ def open_at(address: str, readonly: bool) -> tuple[Objects, Replica, RemoteShard
 def _replica(log: Log, path: Path, readonly: bool) -> Replica:
     """The replica in a file, from the newest checkpoint where there is none, or a damaged one."""
     with filelock.FileLock(f"{path}.lock"):
-        if not path.exists():
-            _from_checkpoint(log, path)
-        try:
-            return Replica(log, path, readonly)
-        except PragError:
-            shutil.rmtree(path.parent / "ranges", ignore_errors=True)
-            for part in (path, path.with_name(f"{path.name}-journal")):
-                part.unlink(missing_ok=True)
-            return Replica(log, path, readonly)
+        if path.exists():
+            try:
+                return Replica(log, path, readonly)
+            except PragError:
+                for ending in ("", "-wal", "-shm"):
+                    path.with_name(path.name + ending).unlink(missing_ok=True)
+        _from_checkpoint(log, path)
+        return Replica(log, path, readonly)
 
 
 def _from_checkpoint(log: Log, path: Path) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prag.records import PragError
-from prag.store import codecs
 from prag.store.adapters import AdapterStore
 from prag.store.index import Row, sites_to_json
-from prag.store.shards import ShardDamage, checksum, read_entry
-from prag.store.upkeep import metadata, packs
+from prag.store.shards import ShardDamage
+from prag.store.upkeep import packs, payload, write_rows
 
 
 @dataclass(frozen=True)
@@ -54,36 +53,23 @@ def transfer(
 
 
 def _copy(source: AdapterStore, target: AdapterStore, rows: list[Row]) -> None:
-    first = rows[0]
-    sites = source.index.sites(first.layout)
+    sites = source.index.sites(rows[0].layout)
     if sites is None:
-        raise PragError(f"{source.place}: its index has lost the layout {first.layout}")
+        raise PragError(f"{source.place}: its index has lost the layout {rows[0].layout}")
 
     def payloads() -> Iterator[bytes]:
         for row in rows:
             try:
-                with source.shards.reading(row.shard) as file:
-                    data = read_entry(file, row.entry)
-                if checksum(data) != row.checksum:
-                    raise ShardDamage("its checksum does not match")
+                yield payload(source.shards, row)
             except ShardDamage as damage:
                 raise PragError(
                     f"{source.shards.where(row.shard)}: the adapter of passage {row.key.passage} "
                     f"is damaged ({damage}): run `prag build` first, which makes it again"
                 ) from damage
-            yield data
 
-    layout = sites_to_json(sites)
-    shard, entries = target.shards.write(
-        metadata(first.dtype, first.rank, first.alpha, layout),
-        codecs.SAFETENSORS[first.dtype],
-        [str(row.key) for row in rows],
-        first.length,
-        codecs.width(first.dtype),
-        payloads(),
-    )
+    shard, entries = write_rows(target.shards, rows, sites, payloads())
     moved = [
         Row(row.key, shard, e.offset, e.length, *row.form, row.checksum, row.examples, row.created)
         for row, e in zip(rows, entries, strict=True)
     ]
-    target.index.add(moved, layout)
+    target.index.add(moved, sites_to_json(sites))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from prag.lora import Site
 from prag.records import AdapterKey, PragError
 from prag.store import codecs
 from prag.store.errors import explained
@@ -254,23 +255,8 @@ def _move(index: Index, shards: Shards, rows: Sequence[Row]) -> None:
     if sites is None:
         raise PragError(f"{index.path}: has lost the layout {first.layout}: restore it from a copy")
 
-    def payloads() -> Iterator[bytes]:
-        for row in rows:
-            with shards.reading(row.shard) as file:
-                data = read_entry(file, row.entry)
-            if checksum(data) != row.checksum:
-                raise ShardDamage("its checksum does not match")
-            yield data
-
     try:
-        shard, entries = shards.write(
-            metadata(first.dtype, first.rank, first.alpha, sites_to_json(sites)),
-            codecs.SAFETENSORS[first.dtype],
-            [str(row.key) for row in rows],
-            first.length,
-            codecs.width(first.dtype),
-            payloads(),
-        )
+        shard, entries = write_rows(shards, rows, sites, (payload(shards, row) for row in rows))
     except ShardDamage as damage:
         # It was sound a moment ago: the disk is failing, this is no time to go on.
         raise PragError(
@@ -278,6 +264,34 @@ def _move(index: Index, shards: Shards, rows: Sequence[Row]) -> None:
             "the disk, then run `prag verify`"
         ) from damage
     index.move(rows, shard, entries)
+
+
+def payload(shards: Shards, row: Row) -> bytes:
+    """The stored bytes of an adapter, read plainly and checked.
+
+    Raises:
+        ShardDamage: they are gone or not those that were stored.
+    """
+    with shards.reading(row.shard) as file:
+        data = read_entry(file, row.entry)
+    if checksum(data) != row.checksum:
+        raise ShardDamage("its checksum does not match")
+    return data
+
+
+def write_rows(
+    shards: Shards, rows: Sequence[Row], sites: Sequence[Site], payloads: Iterable[bytes]
+) -> tuple[str, list[Entry]]:
+    """Write the bytes of these rows, all of one form, as one new shard; no row names it yet."""
+    first = rows[0]
+    return shards.write(
+        metadata(first.dtype, first.rank, first.alpha, sites_to_json(sites)),
+        codecs.SAFETENSORS[first.dtype],
+        [str(row.key) for row in rows],
+        first.length,
+        codecs.width(first.dtype),
+        payloads,
+    )
 
 
 def _check_shard(
