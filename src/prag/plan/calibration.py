@@ -27,21 +27,20 @@ from prag.generate import Request, TransformersEngine
 from prag.inject import injected
 from prag.knowledge_base.augmentations import BATCH
 from prag.lora import Adapter, merge
-from prag.model import BaseModel, check_logits
+from prag.model import BaseModel
 from prag.plan.costs import Use, pass_bytes, weights
 from prag.plan.hardware import Figure, Hardware
 from prag.plan.operations import reading, training_steps
 from prag.plan.shape import Adapted, Shape
 from prag.plan.sizes import Sizes
 from prag.plan.workload import Workload
-from prag.precision import learner
 from prag.progress import Tell, silent
 from prag.prompts import Lesson, lesson, passage_text, question_ids, style_named
 from prag.provenance import made_by
 from prag.quiet import Quiet, quiet_of, shared_beginning
 from prag.records import AdapterKey, PragError
-from prag.replay import check_replay
 from prag.store import AdapterStore, StoredItem
+from prag.trainer import Trainer
 
 EPOCHS = 2
 """Of a timed group: a first one, which reads all layers, and one that replays the upper ones."""
@@ -81,10 +80,8 @@ def calibrate(
     sites = adapted.sites
     first = _seconds(lambda: quiet_of(base, sites, work.recipe, progress))
     began = time.perf_counter()
-    check_logits(base)
-    check_replay(base, adapted.first)
-    trained = learner(base, work.recipe.train.precision)
-    quiet = quiet_of(base, sites, work.recipe).to(trained.dtype)
+    trainer = Trainer.ready(base, work.recipe)
+    trained, quiet = trainer.base, trainer.quiet
     fixed = time.perf_counter() - began
     groups, _ = work.groups()
     chosen = spread(groups)
