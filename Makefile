@@ -13,8 +13,9 @@ VLLM := .venv-vllm/bin/python
 demo: setup
 	$(PY) examples/demo.py
 
+# Two processes of one thread each: the tiny models of most tests have no work for two threads.
 test: setup lint types
-	$(PY) -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 fast: setup
 	$(PY) -m pytest -q -m fast

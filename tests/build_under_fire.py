@@ -21,7 +21,7 @@ from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase
 from prag.config import PAPER
-from prag.knowledge_base import knowledge_base
+from prag.knowledge_base import augmentations, knowledge_base
 from prag.store import AdapterStore
 
 RECIPE = replace(PAPER, name="quick", augment=replace(PAPER.augment, pairs=2))
@@ -69,6 +69,7 @@ def main(folder: Path, rounds: int, seed: int) -> None:
     """The undisturbed build, then the killed ones, each checked and resumed."""
     torch.set_num_threads(1)
     knowledge_base.TOKENS_A_STEP = 700  # groups of two or three, so that there are many commits
+    augmentations.SLICE = 4  # so that the corpus is three slices
     base = tiny_model("llama", dtype=torch.float32)
     fresh, log = folder / "fresh", folder / "log"
     KnowledgeBase.create(fresh, base, RECIPE).add(write_corpus(folder / "towers.jsonl", 10))

@@ -271,6 +271,9 @@ def test_what_is_appended_is_loaded(file):
         "q": augmentation("q"),
         "r": augmentation("r"),
     }
+    places, lines = zip(*file.lines(), strict=True)
+    assert [made.passage_id for made in lines] == ["p", "q", "r", "p"]
+    assert list(file.at(places[::-1])) == list(lines[::-1])
     assert file.path.read_text("utf-8").count("é") == 4  # readable
     assert from_json(json.loads(json.dumps(to_json(augmentation("p"))))) == augmentation("p")
 

@@ -311,6 +311,7 @@ def test_any_sequence_of_puts_leaves_what_the_last_versions_hold(
     with Catalogue.open(tmp_path_factory.mktemp("catalogue") / "file") as catalogue:
         held: set[str] = set()
         for state in states:
+            before, digest = catalogue.state(), catalogue.digest()
             report = catalogue.put(document(name, *parts) for name, parts in state.items())
             latest.update(state)
             now = {text for parts in latest.values() for text in parts}
@@ -318,6 +319,7 @@ def test_any_sequence_of_puts_leaves_what_the_last_versions_hold(
             assert report.passages_added == len(now - held)
             assert set(report.removed_ids) == {id_of(text) for text in held - now}
             held = now
+            assert catalogue.state() != before or catalogue.digest() == digest
         assert {row.name: row.passages for row in catalogue.documents()} == {
             name: len(parts) for name, parts in latest.items()
         }

@@ -23,6 +23,7 @@ from prag.crew import Crew, Worker, Workers
 from prag.model import load_model
 from prag.prompts import Example, Lesson
 from prag.records import PragError
+from prag.store import AdapterStore
 
 pytestmark = pytest.mark.fast
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -152,9 +153,8 @@ def test_the_driver_killed_and_begun_again(towers, tmp_path) -> None:
         *("--workers", "2", "--worker-cores", str(CORES), "--step-tokens", str(STEP)),
     )
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    shards = crew.folder / "adapters" / "shards"
     until = time.monotonic() + 120
-    while not list(shards.glob("*.safetensors")):
+    while not (AdapterStore.exists(crew.folder / "adapters") and adapters_of(crew)):
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -171,8 +171,13 @@ def test_the_driver_killed_and_begun_again(towers, tmp_path) -> None:
 def test_a_batch_that_fails_with_everyone_is_given_up(cluster, model_folder) -> None:
     loaded = load_model(str(model_folder))
     with Crew(loaded, PAPER, Workers(cpu=1)) as crew:
-        made = dict(crew.augment([[], 5, []]))
-        assert made == {0: [], 2: []}
+        drawn = []
+        batches = (drawn.append(batch) or batch for batch in ([], 5, []))
+        made = crew.augment(batches)
+        assert next(made) == ([], [])
+        assert len(drawn) == 1, "a batch is drawn when a worker is there for it"
+        assert list(made) == [([], [])]
+        assert drawn == [[], 5, []]
         assert [failure.index for failure in crew.failures] == [1]
         assert crew.deaths == 0
         with pytest.raises(PragError, match=r"1 batches were given up.*run it again"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -152,9 +154,14 @@ def test_the_process_that_builds_has_its_model_on_the_same_device(tmp_path, monk
 
 
 @fast
-def test_the_process_that_builds_opens_with_its_device(built_kb, no_gpu, monkeypatch):
-    with pytest.raises(PragError, match="sees no GPU"):
-        builder.main(str(built_kb), "cuda")
+def test_the_process_that_builds_opens_with_its_device(built_kb):
+    """Outside, since it lowers its own priority and ends with its standard input."""
+    command = [sys.executable, "-m", "prag.serve.builder", str(built_kb), "cuda:99"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "the device 'cuda:99' is not there" in said
 
 
 # -- nothing is made elsewhere ---------------------------------------------------------------------

@@ -16,7 +16,9 @@ from conftest import tiny_model
 from kb_helpers import WrittenAugmenter, adapters_of, write_corpus
 from prag import KnowledgeBase, PragError, trainer
 from prag.config import PAPER
+from prag.corpus import Catalogue
 from prag.generate import TransformersEngine
+from prag.knowledge_base import augmentations, build
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
@@ -50,6 +52,58 @@ def test_build_encodes_each_passage_once_and_then_nothing(kb):
     assert (status.documents, status.passages, status.encoded) == (6, 6, 6)
     assert status.augmented == {"endpoint:written": 6}
     assert kb.verify().problems == ()
+
+
+def test_a_corpus_is_built_a_slice_at_a_time(kb, base, tmp_path, monkeypatch):
+    """As many lessons in memory as a slice has passages; what a slice has is kept or trained."""
+    monkeypatch.setattr(augmentations, "SLICE", 2)
+    sizes, told = [], []
+    plan = build.plan_lessons
+
+    def counted(*args):
+        made = plan(*args)
+        sizes.append(len(made.lessons))
+        return made
+
+    monkeypatch.setattr(build, "plan_lessons", counted)
+    with kb._store() as store:
+        (first,) = [k for k in store.keys() if k.passage == kb.passages()[0].id]  # noqa: SIM118
+        before = store.read(first)
+        store.discard([first])
+    kb.add(write_corpus(tmp_path / "more.jsonl", 3, start=6))
+    kb.augment(augmenter=WrittenAugmenter())
+    report = kb.build(lambda *word: told.append(word))
+    assert sizes == [2, 2, 2, 2, 1]
+    assert (report.encoded, report.kept) == (4, 5)
+    encode = [(done, total) for stage, done, total in told if stage == "encode"]
+    assert encode[0] == (0, 8), "nothing is known yet of the slices after the first"
+    assert encode[-1] == (4, 4)
+    assert [done for done, _ in encode] == sorted(done for done, _ in encode)
+    again = adapters_of(kb)[first]
+    for name, pair in before.factors.items():  # in another group: the same but for rounding
+        for one, other in zip(pair, again.factors[name], strict=True):
+            assert (one - other).norm() < 0.01 * one.norm()
+
+
+def test_the_corpus_is_looked_through_again_only_after_a_change(kb, base, tmp_path, monkeypatch):
+    looked = []
+    digest = Catalogue.digest
+    monkeypatch.setattr(Catalogue, "digest", lambda self: looked.append(1) or digest(self))
+    question = "Who built Calver2?"
+    first = [kb.ask(question, "in-context", top_k=6) for _ in range(3)]
+    assert len(looked) == 1
+    elsewhere = KnowledgeBase.open(kb.folder, base)
+    gone = next(p.id for p in kb.passages() if p.title == "Calver2")
+    elsewhere.withdraw([gone])
+    looked.clear()
+    after = [kb.ask(question, "in-context", top_k=6) for _ in range(3)]
+    assert len(looked) == 1
+    for before, now in zip(first, after, strict=True):
+        assert gone in {s.passage_id for s in before.sources}
+        assert gone not in {s.passage_id for s in now.sources}
+    elsewhere.add(tmp_path / "towers.jsonl")
+    elsewhere.build()
+    assert gone in {s.passage_id for s in kb.ask(question, "in-context", top_k=6).sources}
 
 
 def test_four_methods_say_what_they_used(kb):

@@ -26,12 +26,12 @@ def told(terminal, monkeypatch):
 def test_lines_come_at_most_every_ten_seconds_and_at_the_end(monkeypatch):
     lines = told(False, monkeypatch).splitlines()
     assert [line.split()[1] for line in lines] == ["0/100", "30/100", "60/100", "90/100", "100/100"]
-    assert lines[1] == "encode 30/100 tokens, 2.5 tokens/s, 12 s, 28 s left"
-    assert lines[-1] == "encode 100/100 tokens, 2.5 tokens/s, 40 s"
+    assert lines[1] == "encode 30/100 passages, 2.5 passages/s, 12 s, 28 s left"
+    assert lines[-1] == "encode 100/100 passages, 2.5 passages/s, 40 s"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     shown = told(True, monkeypatch)
-    assert "100/100 tokens" in shown
+    assert "100/100 passages" in shown
     assert "left" in shown
     assert "augment" not in shown

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -148,15 +149,18 @@ class Crew:
             self._ray.shutdown()
 
     def augment(
-        self, batches: Sequence[Sequence[Passage]]
-    ) -> Iterator[tuple[int, list[Augmentation]]]:
-        """The augmentations of batches of passages, as they are done, each with its place."""
+        self, batches: Iterable[Sequence[Passage]]
+    ) -> Iterator[tuple[Sequence[Passage], list[Augmentation]]]:
+        """Batches of passages with their augmentations, as they are done.
+
+        A batch is drawn when a worker is there for it.
+        """
         return self._hand_out(batches, lambda actor, batch: actor.augment.remote(batch))
 
     def encode(
-        self, trainer: Trainer, groups: Sequence[Sequence[Lesson]]
-    ) -> Iterator[tuple[int, list[Adapter]]]:
-        """The adapters of groups of lessons, as they are done, each with its place."""
+        self, trainer: Trainer, groups: Iterable[Sequence[Lesson]]
+    ) -> Iterator[tuple[Sequence[Lesson], list[Adapter]]]:
+        """Groups of lessons with their adapters, as they are done; drawn as `augment` does."""
         filters = self._ray.put({n: P.cpu().numpy() for n, P in trainer.filters.items()})
         return self._hand_out(groups, lambda actor, group: actor.encode.remote(group, filters))
 
@@ -174,16 +178,23 @@ class Crew:
             )
 
     def _hand_out(
-        self, batches: Sequence[W], call: Callable[[Any, W], Any]
-    ) -> Iterator[tuple[int, T]]:
-        """What comes of each batch, in the order in which it comes."""
-        waiting = deque(range(len(batches)))
-        running: dict[Any, tuple[tuple[Any, str], int]] = {}
+        self, batches: Iterable[W], call: Callable[[Any, W], Any]
+    ) -> Iterator[tuple[W, T]]:
+        """Each batch with what comes of it, in the order in which it comes."""
+        fresh = enumerate(batches)
+        waiting: deque[tuple[int, W]] = deque()  # what a worker failed over, or one that is drawn
+        running: dict[Any, tuple[tuple[Any, str], int, W]] = {}
         tries: Counter[int] = Counter()
-        while waiting or running:
-            while self._idle and waiting:
-                worker, index = self._idle.popleft(), waiting.popleft()
-                running[call(worker[0], batches[index])] = (worker, index)
+
+        def more() -> bool:
+            if not waiting:
+                waiting.extend(islice(fresh, 1))
+            return bool(waiting)
+
+        while running or more():
+            while self._idle and more():
+                worker, (index, batch) = self._idle.popleft(), waiting.popleft()
+                running[call(worker[0], batch)] = (worker, index, batch)
             promises = [*running, *self._hiring]
             done, _ = self._ray.wait(promises, num_returns=1, timeout=PATIENCE)
             if not done and not running:
@@ -195,14 +206,14 @@ class Crew:
                 if promise in self._hiring:
                     self._arrived(promise)
                     continue
-                worker, index = running.pop(promise)
+                worker, index, batch = running.pop(promise)
                 result, reason = self._result(promise, worker)
                 if reason is None:
-                    yield index, result
+                    yield batch, result
                     continue
                 tries[index] += 1
                 if tries[index] < TRIES:
-                    waiting.append(index)
+                    waiting.append((index, batch))
                 else:
                     self.failures.append(Failure(index, reason))
 

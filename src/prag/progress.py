@@ -19,9 +19,9 @@ from rich.progress import (
 Tell = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, of how much.
 
-`encode` counts trained tokens, `check` adapters, `answer` rows of an evaluation, `read` texts that
-the package brings along (`prag.quiet`), `measure` timed runs (`prag bench`), the other stages
-(`augment`, `index`) passages.
+`check` counts adapters, `answer` rows of an evaluation, `read` texts that the package brings along
+(`prag.quiet`), `measure` timed runs (`prag bench`), the other stages (`augment`, `encode`, `index`)
+passages. The total of `encode` falls as it turns out which passages have an adapter already.
 """
 
 
@@ -33,7 +33,6 @@ EVERY = 10.0
 """Seconds between two lines where the console is no terminal."""
 
 _UNITS = {
-    "encode": "tokens",
     "check": "adapters",
     "store": "adapters",
     "answer": "rows",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ from prag.records import Augmentation, PragError, Reject
 
 
 class AugmentationFile:
-    """One file of augmentations that is read whole and appended to."""
+    """One file of augmentations, read from its beginning or at known lines, and appended to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> dict[str, Augmentation]:
-        """All augmentations by passage id; a file that is not there holds none.
+        """All augmentations by passage id; errors as of `lines`."""
+        return {made.passage_id: made for _, made in self.lines()}
+
+    def lines(self) -> Iterator[tuple[int, Augmentation]]:
+        """Each line's first byte and its augmentation; a file that is not there has none.
 
         A last line without its line break was cut by a kill and does not count.
 
@@ -38,12 +42,12 @@ class AugmentationFile:
             PragError: another line is damaged; file and line are named.
         """
         if not self.path.exists():
-            return {}
-        found: dict[str, Augmentation] = {}
+            return
         with self.path.open("rb") as file:
+            at = 0
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):
-                    break
+                    return
                 try:
                     made = from_json(json.loads(raw))
                 except (ValueError, TypeError) as error:
@@ -51,8 +55,15 @@ class AugmentationFile:
                         f"{self.path}:{number}: damaged augmentation ({error}); remove the line, "
                         "and `prag build` makes it again"
                     ) from error
-                found[made.passage_id] = made
-        return found
+                yield at, made
+                at += len(raw)
+
+    def at(self, places: Iterable[int]) -> Iterator[Augmentation]:
+        """The augmentations of the lines that begin at these bytes, as `lines` gave them."""
+        with self.path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                yield from_json(json.loads(file.readline()))
 
     def append(self, augmentations: Sequence[Augmentation]) -> None:
         """Add lines; when this returns they are on the disk.

@@ -208,6 +208,11 @@ class Catalogue:
         for _, title, text in self._database.scan("key, title, text FROM passages"):
             yield Passage(title, text)
 
+    def ids(self) -> Iterator[str]:
+        """The id of every passage, sorted."""
+        for (id_,) in self._database.scan("id FROM passages", by="id"):
+            yield id_
+
     def get(self, ids: Sequence[str]) -> list[Passage]:
         """The passages of these ids, in the order asked for.
 
@@ -277,10 +282,14 @@ class Catalogue:
             self._database.value("SELECT count(*) FROM passages"),
         )
 
+    def state(self) -> tuple[int, ...]:
+        """Another one after every change; so what was read in a state holds while it lasts."""
+        return self._database.state()
+
     def digest(self) -> str:
         """16 hex digits of the set of passage ids: the same set, in any order, is the same."""
         state = hashlib.sha256()
-        for (id_,) in self._database.scan("id FROM passages", by="id"):
+        for id_ in self.ids():
             state.update(f"{id_}\n".encode())
         return state.hexdigest()[:ID_LENGTH]
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prag.disk import explain
 from prag.records import PragError
 
 VERSION = 1  # of the schema
@@ -105,6 +106,20 @@ class Database:
                 f"{self.path}: written by a newer prag (schema {version}, this one knows "
                 f"{VERSION}); upgrade prag"
             )
+
+    def state(self) -> tuple[int, ...]:
+        """Another one after every change to the file, whoever made it.
+
+        Among it the counter in the file's header that SQLite adds to with each transaction (SQLite
+        file format, 1.3.7).
+        """
+        try:
+            with self.path.open("rb") as file:
+                header = file.read(28)
+            found = self.path.stat()
+        except OSError as error:
+            raise PragError(explain(error, self.path, "reading the catalogue")) from error
+        return found.st_ino, found.st_size, found.st_mtime_ns, int.from_bytes(header[24:28], "big")
 
     def close(self) -> None:
         """Close the file; nothing may be asked of it afterwards."""

@@ -12,7 +12,7 @@ from prag.evaluate.choosing import Chosen
 from prag.evaluate.conflict import Changed, changed_augmentation
 from prag.evaluate.texts import FORMAT_ORIGIN, format_passages
 from prag.knowledge_base import KnowledgeBase
-from prag.knowledge_base.build import Plan, encode_missing, keep_good, plan_lessons
+from prag.knowledge_base.build import Plan, discard_damaged, encode_missing, plan_lessons
 from prag.lora import Site, flatten, unflatten
 from prag.methods import Library, Shelved
 from prag.progress import Tell
@@ -123,9 +123,9 @@ def extra_adapters(
     plan = Plan(lessons, ())
     with AdapterStore.open(folder / "adapters") as store:
         store.sweep()
-        good, _ = keep_good(store, plan, True, tell)
+        discard_damaged(store, True, tell)
         codec = kb.settings.codec
-        encode_missing(base, recipe, store, plan, good, TOKENS_A_STEP, codec, tell)
+        encode_missing(base, recipe, store, [plan], len(lessons), TOKENS_A_STEP, codec, tell)
     shelf = AdapterStore.open(folder / "adapters", readonly=True)
     by_passage = {key.passage: key for key in lessons}
 

@@ -7,9 +7,13 @@ in the settings come first, in their order; what the base itself made is the las
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from prag.augment import AugmentationFile, Augmenter, read_foreign
 from prag.config import Recipe
@@ -19,6 +23,35 @@ from prag.records import Augmentation, Passage
 
 BATCH = 16
 """Passages augmented between two writes."""
+
+SLICE = 4096
+"""Passages that are in memory together while a corpus is augmented or encoded. With fewer, more of
+the batches and groups that they fall into are not full."""
+
+T = TypeVar("T")
+
+
+def slices(things: Iterable[T]) -> Iterator[list[T]]:
+    """The things in order, `SLICE` at a time."""
+    rest = iter(things)
+    while some := list(islice(rest, SLICE)):
+        yield some
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The augmentation that is used for a passage, without its text.
+
+    Args:
+        origin: who made it.
+        place: the byte at which its line begins, in the file of that origin.
+        pairs, rejects: how many it has.
+    """
+
+    origin: str
+    place: int
+    pairs: int
+    rejects: int
 
 
 @dataclass(frozen=True)
@@ -51,45 +84,62 @@ class Augmentations:
         mark = "" if kind == "file" else f"-{self.recipe.augment_fingerprint(origin)}"
         return AugmentationFile(self.folder / "augmentations" / f"{kind}-{readable}{mark}.jsonl")
 
-    def known(self, passage_ids: set[str]) -> dict[str, Augmentation]:
-        """The augmentation that is used for each of the passages that have one."""
-        found: dict[str, Augmentation] = {}
+    def entries(self, passage_ids: Collection[str]) -> dict[str, Entry]:
+        """What is used for each of the passages that have an augmentation; reads every line."""
+        found: dict[str, Entry] = {}
         for origin in reversed(self.origins):
-            for passage_id, augmentation in self.file(origin).load().items():
-                if passage_id in passage_ids:
-                    found[passage_id] = augmentation
+            for place, made in self.file(origin).lines():
+                if made.passage_id in passage_ids:
+                    by = sys.intern(made.origin)
+                    found[made.passage_id] = Entry(by, place, len(made.pairs), len(made.rejects))
         return found
+
+    def read(self, entries: dict[str, Entry]) -> dict[str, Augmentation]:
+        """The augmentations of some entries, by passage id."""
+        of: defaultdict[str, list[int]] = defaultdict(list)
+        for entry in entries.values():
+            of[entry.origin].append(entry.place)
+        return {
+            made.passage_id: made
+            for origin, places in of.items()
+            for made in self.file(origin).at(sorted(places))
+        }
+
+    def known(self, passage_ids: Collection[str]) -> dict[str, Augmentation]:
+        """The augmentation that is used for each of the passages that have one."""
+        return self.read(self.entries(passage_ids))
 
     def make(
         self,
         augmenter: Augmenter,
-        missing: Sequence[Passage],
+        missing: Iterable[Sequence[Passage]],
+        total: int,
         progress: Tell,
         crew: Crew | None = None,
     ) -> int:
         """Augment passages and write them down, a batch at a time.
 
         Args:
+            missing: the passages, a slice of the corpus at a time.
+            total: how many they are.
             crew: who does what `augmenter`, the base model itself, would do here.
 
         Returns:
             How many.
         """
         file = self.file(augmenter.origin)
-        # Passages of like length share a batch, so that little of it is padding.
-        ordered = sorted(missing, key=lambda p: (len(p.text), p.id))
-        batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
-        progress("augment", 0, len(ordered))
-        made: Iterable[tuple[int, list[Augmentation]]]
+        batches = (batch for some in missing for batch in _batches(some))
+        progress("augment", 0, total)
+        made: Iterable[tuple[Sequence[Passage], list[Augmentation]]]
         if crew is None:
-            made = ((i, augmenter.augment(batch)) for i, batch in enumerate(batches))
+            made = ((batch, augmenter.augment(batch)) for batch in batches)
         else:
             made = crew.augment(batches)
         done = 0
         for _, augmentations in made:
             file.append(augmentations)
             done += len(augmentations)
-            progress("augment", done, len(ordered))
+            progress("augment", done, total)
         if crew is not None:
             crew.check()
         return done
@@ -122,6 +172,12 @@ class Augmentations:
         )
 
 
-def fingerprints(recipe: Recipe, augmentations: dict[str, Augmentation]) -> dict[str, str]:
-    """The fingerprint of the recipe with each origin among the augmentations."""
-    return {o: recipe.fingerprint(o) for o in {a.origin for a in augmentations.values()}}
+def fingerprints(recipe: Recipe, origins: Iterable[str]) -> dict[str, str]:
+    """The fingerprint of the recipe with each of the origins."""
+    return {origin: recipe.fingerprint(origin) for origin in set(origins)}
+
+
+def _batches(passages: Sequence[Passage]) -> list[list[Passage]]:
+    """Passages of like length share a batch, so that little of it is padding."""
+    ordered = sorted(passages, key=lambda p: (len(p.text), p.id))
+    return [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]

@@ -1,20 +1,24 @@
 """The stages of a build after augmentation: what is missing is encoded, the rest is kept.
 
 Each stage writes what it has done before it goes on, so a build that is killed continues where
-it was. Nothing that a question is answered from changes before the last line of the build.
+it was. Nothing that a question is answered from changes before the last line of the build. Texts
+and lessons go by a slice of the corpus at a time, so memory does not grow with them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 from prag.augment import taught
 from prag.batches import group_lessons
 from prag.config import Recipe
 from prag.crew import Crew
-from prag.knowledge_base.augmentations import fingerprints
+from prag.knowledge_base.augmentations import Augmentations, Entry, fingerprints, slices
 from prag.lora import Adapter
 from prag.model import BaseModel
 from prag.precision import computed_in
@@ -26,6 +30,8 @@ from prag.trainer import Trainer
 
 TOLD = 1000
 """Passages between two words of progress while they are indexed."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,19 +74,28 @@ class Clock:
         self._began = now
 
 
-def told(passages: Sequence[Passage], tell: Tell) -> Iterator[Passage]:
+def told(passages: Iterable[Passage], total: int, tell: Tell) -> Iterator[Passage]:
     """The passages, told of as they are drawn by what indexes them."""
     for done, passage in enumerate(passages):
         if done and done % TOLD == 0:
-            tell("index", done, len(passages))
+            tell("index", done, total)
         yield passage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The lessons of a corpus, each under the key of its adapter, and who has none."""
+    """The lessons of passages, each under the key of its adapter, and who has none."""
 
     lessons: dict[AdapterKey, Lesson]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of the lessons: how many were trained, how many kept; who had none."""
+
+    encoded: int
+    kept: int
     left_out: tuple[str, ...]
 
 
@@ -93,7 +108,7 @@ def plan_lessons(
     """What each passage's adapter is to be trained on, and under which key it is kept."""
     lessons: dict[AdapterKey, Lesson] = {}
     left_out = []
-    prints = fingerprints(recipe, augmentations)
+    prints = fingerprints(recipe, (a.origin for a in augmentations.values()))
     for passage in passages:
         used = taught(augmentations[passage.id], passage, recipe)
         if not used.pairs:
@@ -104,96 +119,153 @@ def plan_lessons(
     return Plan(lessons, tuple(left_out))
 
 
+def plan_corpus(
+    base: BaseModel,
+    recipe: Recipe,
+    passages: Iterable[Passage],
+    augmentations: Augmentations,
+    entries: dict[str, Entry],
+) -> Iterator[Plan]:
+    """The same for a corpus, a slice at a time, each made while the one before is trained.
+
+    Args:
+        passages: those that have an entry, in the order of the corpus: a build that was stopped
+            goes on with the slices it would have had.
+    """
+
+    def planned() -> Iterator[Plan]:
+        for some in slices(passages):
+            known = augmentations.read({p.id: entries[p.id] for p in some})
+            yield plan_lessons(base, recipe, some, known)
+
+    return _one_ahead(planned())
+
+
+def _one_ahead(things: Iterator[T]) -> Iterator[T]:
+    """The things, the next one made in another thread while this one is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, things, end)
+        while (thing := coming.result()) is not end:
+            coming = pool.submit(next, things, end)
+            yield thing  # type: ignore[misc]
+
+
 def dtype_of_training(base: BaseModel, recipe: Recipe) -> str:
     """What the base model computes in while adapters of a recipe are trained, as `bfloat16`."""
     return str(computed_in(base, recipe.train.precision)).removeprefix("torch.")
 
 
-def keep_good(
-    store: AdapterStore, plan: Plan, check: bool, progress: Tell
-) -> tuple[set[AdapterKey], int]:
-    """The keys whose adapters are there, whole, and trained on this very lesson.
-
-    A damaged adapter is discarded, to be made again.
+def discard_damaged(store: AdapterStore, check: bool, progress: Tell) -> int:
+    """Discard the adapters that are damaged, to be made again; how many they were.
 
     Args:
         check: read all that is stored, at an address too.
-
-    Returns:
-        Those keys, and how many were damaged.
     """
     look = store.verify if check else store.survey
     damage = look(progress=lambda done, total: progress("check", done, total))
     damaged = [key for d in damage.damaged for key in d.keys]
     if damaged:
         store.discard(damaged)
-    there = store.examples(plan.lessons)
-    good = {key for key, digest in there.items() if digest == plan.lessons[key].digest}
-    return good, len(damaged)
+    return len(damaged)
+
+
+class _Left:
+    """What the plans of a corpus leave to train: not what is stored and learnt this very lesson.
+
+    Args:
+        total: passages of all the plans.
+    """
+
+    def __init__(self, store: AdapterStore, plans: Iterable[Plan], total: int) -> None:
+        self._store, self._plans = store, plans
+        self.total = total
+        self.kept = 0
+        self.left_out: list[str] = []
+        self.keys: dict[str, AdapterKey] = {}  # of what was drawn and is not trained yet
+
+    def lessons(self) -> Iterator[list[Lesson]]:
+        """Those of a plan at a time, where it has any."""
+        for plan in self._plans:
+            there = self._store.examples(plan.lessons)
+            missing = [(k, le) for k, le in plan.lessons.items() if there.get(k) != le.digest]
+            self.kept += len(plan.lessons) - len(missing)
+            self.left_out += plan.left_out
+            self.total -= len(plan.lessons) - len(missing) + len(plan.left_out)
+            self.keys |= {le.passage_id: key for key, le in missing}
+            if missing:
+                yield [le for _, le in missing]
 
 
 def encode_missing(
     base: BaseModel,
     recipe: Recipe,
     store: AdapterStore,
-    plan: Plan,
-    good: set[AdapterKey],
+    plans: Iterable[Plan],
+    total: int,
     tokens_a_step: int,
     codec: Codec,
     progress: Tell,
     crew: Crew | None = None,
-) -> int:
+) -> Encoded:
     """Train what is not there, a group at a time, each committed when it is done.
 
     What a kill leaves to do falls into the groups it would have had (`group_lessons`), and gets the
     same bits, whichever groups were done.
 
     Args:
+        total: passages of all the plans.
         tokens_a_step: padded tokens that passages which train together may have in a step.
         codec: in which adapters are stored.
         crew: who trains; by default this process.
-
-    Returns:
-        How many adapters were trained.
     """
-    if len(good) == len(plan.lessons):
-        return 0
+    left = _Left(store, plans, total)
+    drawn = left.lessons()
+    first = next(drawn, None)
+    if first is None:
+        return Encoded(0, left.kept, tuple(left.left_out))
     trainer = Trainer.ready(base, recipe, progress)
     skip = trainer.quiet.read
-    key_of = {le.passage_id: key for key, le in plan.lessons.items()}
-    missing = [le for key, le in plan.lessons.items() if key not in good]
-    groups = group_lessons(missing, tokens_a_step, skip)
-    epochs = recipe.train.epochs
-    sizes = [epochs * sum(le.tokens - skip * len(le.examples) for le in g) for g in groups]
-    total = sum(sizes)
-    encoded = done = 0
-    progress("encode", 0, total)
+    encoded = 0
 
-    def after_step(tokens: int) -> None:
-        nonlocal done
-        done += tokens
-        if done < total:  # the last word comes when all is committed
-            progress("encode", done, total)
+    def told_of(group: Sequence[Lesson]) -> Callable[[int], None]:
+        """Tells of the group's passages by the part of its tokens that is trained."""
+        size = recipe.train.epochs * sum(le.tokens - skip * len(le.examples) for le in group)
+        trained = 0
 
-    made: Iterable[tuple[int, list[Adapter]]]
+        def after_step(tokens: int) -> None:
+            nonlocal trained
+            trained += tokens
+            done = encoded + len(group) * trained // size
+            if done < left.total:  # the last word comes when all is committed
+                progress("encode", done, left.total)
+
+        return after_step
+
+    groups = (
+        group
+        for lessons in chain([first], drawn)
+        for group in group_lessons(lessons, tokens_a_step, skip)
+    )
+    progress("encode", 0, left.total)
+    made: Iterable[tuple[Sequence[Lesson], list[Adapter]]]
     if crew is None:
-        made = ((i, trainer.encode(group, after_step)) for i, group in enumerate(groups))
+        made = ((group, trainer.encode(group, told_of(group))) for group in groups)
     else:
         made = crew.encode(trainer, groups)
-    for index, adapters in made:
-        group = groups[index]
+    for group, adapters in made:
         store.commit(
             [
-                StoredItem(key_of[le.passage_id], adapter, le.digest)
+                StoredItem(left.keys.pop(le.passage_id), adapter, le.digest)
                 for le, adapter in zip(group, adapters, strict=True)
             ],
             trainer.sites,
             codec,
         )
         encoded += len(group)
-        if crew is not None:
-            after_step(sizes[index])
+        if encoded < left.total:
+            progress("encode", encoded, left.total)
     if crew is not None:
         crew.check()
-    progress("encode", total, total)
-    return encoded
+    progress("encode", encoded, encoded)
+    return Encoded(encoded, left.kept, tuple(left.left_out))

@@ -48,7 +48,7 @@ class Housing(Asked):
         with self._writing(), self._catalogue() as catalogue, self._store() as store:
             discarded = 0
             if foreign:
-                ids = {p.id for p in catalogue.passages()}
+                ids = set(catalogue.ids())
                 discarded = store.discard([k for k in store.keys() if k.passage not in ids])  # noqa: SIM118
             compacted = store.compact() if compact else None
             swept = store.sweep(alive)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prag.corpus import Catalogue
-from prag.knowledge_base.augmentations import Augmentations, fingerprints
+from prag.knowledge_base.augmentations import Augmentations, Entry, fingerprints
 from prag.knowledge_base.settings import Settings, adapters_at
 from prag.progress import Tell
-from prag.records import AdapterKey, Augmentation, PragError
+from prag.records import AdapterKey, PragError
 from prag.retrieval import index_info, open_retriever, verify_index
 from prag.store import AdapterStore, StoreSize, is_address, mending
 
@@ -72,9 +72,9 @@ def status(
     folder: Path, settings: Settings, catalogue: Catalogue, augmentations: Augmentations
 ) -> Status:
     """What there is, counted."""
-    ids = {p.id for p in catalogue.passages()}
+    ids = set(catalogue.ids())
     counts = catalogue.count()
-    known = augmentations.known(ids)
+    known = augmentations.entries(ids)
     expected = _expected(settings, known)
     encoded, size = 0, None
     place = adapters_at(folder, settings)
@@ -91,8 +91,8 @@ def status(
         documents=counts.documents,
         passages=counts.passages,
         augmented=dict(Counter(a.origin for a in known.values())),
-        pairs=sum(len(a.pairs) for a in known.values()),
-        rejects=sum(len(a.rejects) for a in known.values()),
+        pairs=sum(a.pairs for a in known.values()),
+        rejects=sum(a.rejects for a in known.values()),
         encoded=encoded,
         left_out=tuple(sorted(i for i, a in known.items() if not a.pairs)),
         adapters=settings.adapters,
@@ -115,10 +115,10 @@ def verify(
     """Read and check everything: each problem is a sentence that says how to mend it."""
     problems = [f"{p}; add the document again" for p in catalogue.integrity()]
     notes: list[str] = []
-    ids = {p.id for p in catalogue.passages()}
+    ids = set(catalogue.ids())
     expected: set[AdapterKey] = set()
     try:
-        known = augmentations.known(ids)
+        known = augmentations.entries(ids)
         expected = _expected(settings, known)
         bare = len(ids) - len(known)
         if bare:
@@ -161,7 +161,7 @@ def verify(
     return VerifyReport(len(ids), checked, tuple(problems), tuple(notes))
 
 
-def _expected(settings: Settings, known: dict[str, Augmentation]) -> set[AdapterKey]:
+def _expected(settings: Settings, known: dict[str, Entry]) -> set[AdapterKey]:
     """The keys of the adapters that passages with pairs have once they are built."""
-    prints = fingerprints(settings.recipe, known)
+    prints = fingerprints(settings.recipe, (a.origin for a in known.values()))
     return {AdapterKey(i, settings.base, prints[a.origin]) for i, a in known.items() if a.pairs}

@@ -25,13 +25,13 @@ from prag.crew import Crew, Workers
 from prag.disk import explain
 from prag.generate import Engine
 from prag.knowledge_base import build, inspect, settings
-from prag.knowledge_base.augmentations import ImportReport
+from prag.knowledge_base.augmentations import ImportReport, slices
 from prag.knowledge_base.build import BuildReport
 from prag.knowledge_base.housing import Housing, checked_place
 from prag.knowledge_base.settings import Built, Settings
 from prag.model import BaseModel, device_named, load_model
 from prag.progress import Tell, silent
-from prag.records import Document, Passage, PragError
+from prag.records import Document, PragError
 from prag.retrieval import build_retriever, checked_address
 from prag.store import CODECS, AdapterStore
 
@@ -200,7 +200,7 @@ class KnowledgeBase(Housing):
         """
         with self._writing():
             with self._catalogue() as catalogue:
-                ids = {p.id for p in catalogue.passages()}
+                ids = set(catalogue.ids())
             report = self._augmentations.take(Path(path), label, ids)
             if report.imported:
                 self._prefer(report.origin)
@@ -232,10 +232,9 @@ class KnowledgeBase(Housing):
             How many passages were augmented.
         """
         with self._writing(), self._catalogue() as catalogue:
-            chosen = [p for p in catalogue.passages() if only is None or p.id in only]
             if augmenter is not None:
                 self._prefer(augmenter.origin)
-            return self._augment(chosen, progress or silent, augmenter)
+            return self._augment(catalogue, only, progress or silent, augmenter)
 
     def build(
         self,
@@ -275,30 +274,33 @@ class KnowledgeBase(Housing):
             self._store() as store,
             self._hired(workers) as crew,
         ):
-            passages = list(catalogue.passages())
-            if not passages:
+            ids = set(catalogue.ids())
+            if not ids:
                 raise PragError(
                     f"{self.folder} has no passages: `prag add {self.folder} FILE` first"
                 )
-            ids = {p.id for p in passages}
             discarded = 0
             if not store.far:  # there others may write too: `collect` is what cleans up
                 store.sweep()
                 there = store.keys()
                 discarded = store.discard([key for key in there if key.passage not in ids])
-            chosen = passages if only is None else [p for p in passages if p.id in only]
-            augmented = self._augment(chosen, tell, crew=crew)
-            used = self._augmentations.known({p.id for p in chosen})
+            augmented = self._augment(catalogue, only, tell, crew=crew)
+            used = self._augmentations.entries(ids if only is None else ids & set(only))
             clock.lap("augment")
 
-            plan = build.plan_lessons(self.base, self.settings.recipe, chosen, used)
-            good, damaged = build.keep_good(store, plan, check, tell)
-            encoded = build.encode_missing(
+            damaged = build.discard_damaged(store, check, tell)
+            trained = build.encode_missing(
                 self.base,
                 self.settings.recipe,
                 store,
-                plan,
-                good,
+                build.plan_corpus(
+                    self.base,
+                    self.settings.recipe,
+                    (p for p in catalogue.passages() if p.id in used),
+                    self._augmentations,
+                    used,
+                ),
+                len(used),
                 tokens_a_step or TOKENS_A_STEP,
                 self.settings.codec,
                 tell,
@@ -308,17 +310,17 @@ class KnowledgeBase(Housing):
 
             digest = catalogue.digest()
             notes: tuple[str, ...] = ()
-            tell("index", 0, len(passages))
+            tell("index", 0, len(ids))
             if not inspect.index_fits(self.folder, self.settings, digest):
                 made = build_retriever(
                     self.settings.retriever,
-                    build.told(passages, tell),
+                    build.told(catalogue.passages(), len(ids), tell),
                     self.folder / "retrieval",
                     digest,
                     self.settings.retriever_url,
                 )
                 notes = getattr(made, "notes", ())
-            tell("index", len(passages), len(passages))
+            tell("index", len(ids), len(ids))
             clock.lap("index")
 
             origins = Counter(a.origin for a in used.values())
@@ -327,19 +329,19 @@ class KnowledgeBase(Housing):
                 for origin in self._augmentations.origins
                 if origin in origins
             ]
-            done = Built(self.settings.recipe, tuple(dict.fromkeys(prints)), digest, len(passages))
+            done = Built(self.settings.recipe, tuple(dict.fromkeys(prints)), digest, len(ids))
             self._save(replace(self.settings, built=done))
             retried, lost = store.retried, 0 if crew is None else crew.deaths
         self._forget_open()
         return BuildReport(
-            passages=len(passages),
+            passages=len(ids),
             augmented=augmented,
-            encoded=encoded,
-            kept=len(good),
+            encoded=trained.encoded,
+            kept=trained.kept,
             damaged=damaged,
             discarded=discarded,
-            left_out=plan.left_out,
-            rejects=sum(len(a.rejects) for a in used.values()),
+            left_out=trained.left_out,
+            rejects=sum(a.rejects for a in used.values()),
             origins=dict(origins),
             dtype=build.dtype_of_training(self.base, self.settings.recipe),
             retried=retried,
@@ -357,15 +359,20 @@ class KnowledgeBase(Housing):
 
     def _augment(
         self,
-        passages: Sequence[Passage],
+        catalogue: Catalogue,
+        only: Collection[str] | None,
         tell: Tell,
         augmenter: Augmenter | None = None,
         crew: Crew | None = None,
     ) -> int:
-        known = self._augmentations.known({p.id for p in passages})
+        ids = {i for i in catalogue.ids() if only is None or i in only}
+        known = self._augmentations.entries(ids)
         own = f"self:{self.settings.base}" if augmenter is not None else None
-        missing = [p for p in passages if p.id not in known or known[p.id].origin == own]
+        missing = {i for i in ids if i not in known or known[i].origin == own}
         if not missing:
             return 0
         maker = augmenter or self_augmenter(self.base, self.settings.recipe.augment)
-        return self._augmentations.make(maker, missing, tell, crew)
+        # Slices of the corpus and not of what is missing: those that an undisturbed build has.
+        chosen = slices(p for p in catalogue.passages() if p.id in ids)
+        batches = ([p for p in some if p.id in missing] for some in chosen)
+        return self._augmentations.make(maker, batches, len(missing), tell, crew)

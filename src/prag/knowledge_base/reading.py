@@ -25,6 +25,7 @@ class Reader(Looker):
     """A knowledge base as `ask` and `export` see it: what was last built."""
 
     _engine_of: Callable[[BaseModel], Engine] = TransformersEngine
+    _looked: tuple[object, set[str] | None] | None = None  # what `_found` saw of which state
 
     def _built(self) -> Built:
         # Another process may have built since: what is on the disk counts.
@@ -52,15 +53,14 @@ class Reader(Looker):
             with self._catalogue(readonly=True) as catalogue:
                 return catalogue.get(ids)
 
-        with self._catalogue(readonly=True) as catalogue:
-            same = catalogue.digest() == built.digest
-            there = None if same else {p.id for p in catalogue.passages()}
+        there = self._found(built)
 
         def search(
             questions: Sequence[str], k: int, allowed: Container[str] | None = None
         ) -> list[list[Hit]]:
-            both = there if allowed is None or there is None else {i for i in there if i in allowed}
-            return self._retriever.search(questions, k, allowed if there is None else both)
+            if there is not None:
+                allowed = there if allowed is None else {i for i in there if i in allowed}
+            return self._retriever.search(questions, k, allowed)
 
         def adapter(passage_id: str) -> Shelved | None:
             return self.shelf.get(
@@ -73,12 +73,12 @@ class Reader(Looker):
         def augmentation(passage_id: str) -> Augmentation | None:
             if not known:
                 with self._catalogue(readonly=True) as catalogue:
-                    known.update(self._augmentations.known({p.id for p in catalogue.passages()}))
+                    known.update(self._augmentations.known(set(catalogue.ids())))
             return known.get(passage_id)
 
         notes = (
             ()
-            if same
+            if there is None
             else (
                 "the corpus has changed since the last build: what was added is not searched yet "
                 f"(`prag build {self.folder}`), what was withdrawn is passed over",
@@ -95,6 +95,18 @@ class Reader(Looker):
             beginning=self._beginning(recipe or built.recipe),
             notes=notes,
         )
+
+    def _found(self, built: Built) -> set[str] | None:
+        """The ids of the corpus where it is not the one that was built, else None.
+
+        Reading them takes a second for a few million passages: it is done again after a change.
+        """
+        with self._catalogue(readonly=True) as catalogue:
+            state, looked = (catalogue.state(), built.digest), self._looked
+            if looked is None or looked[0] != state:
+                same = catalogue.digest() == built.digest
+                looked = self._looked = state, None if same else set(catalogue.ids())
+            return looked[1]
 
     def _find_adapter(
         self, store: AdapterStore, passage_id: str, fingerprints: Sequence[str]
