@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from dataclasses import replace
 
 import pytest
@@ -257,13 +259,14 @@ def test_the_last_line_is_json(tiny, monkeypatch, what):
     monkeypatch.setattr(storing, "BATCH", 20)
     few = {"store": ["--adapters", "30"], "retrieve": ["--passages", "50"]}.get(what, [])
     command = [what, "--quick", *few]
+    monkeypatch.setattr(sys, "argv", ["prag", "bench", *command])
     shown = CliRunner().invoke(bench, command).stdout.splitlines()
     assert len(shown) > 5
     held = {"store": "stores", "retrieve": "indexes"}.get(what, "runs")
     found = json.loads(shown[-1])
     assert isinstance(found[held], dict)
     made = found["made_by"]
-    assert made["command"].startswith("prag ")
+    assert made["command"] == shlex.join(["prag", "bench", *command])
     assert made["cores"] >= 1
     assert made["processor"]
     assert (made["commit"] is None) == (made["modified"] is None)

@@ -24,7 +24,7 @@ from prag.records import Augmentation, Passage
 BATCH = 16
 """Passages augmented between two writes."""
 
-SLICE = 4096
+SLICE = 2048
 """Passages that are in memory together while a corpus is augmented or encoded. With fewer, more of
 the batches and groups that they fall into are not full."""
 
