@@ -30,6 +30,7 @@ OTHER = {
     "sequences": "closed-book",
     "train.style": "hotpotqa",
     "loss": "answer",
+    "step": "passage",
     "beta1": 0.5,
     "beta2": 0.5,
     "passage": "{title}: {text}",

@@ -29,6 +29,19 @@ CLOSED = replace(SMALL, train=TrainConfig(sequences="closed-book", learning_rate
 """Short sequences without a passage, and nothing else that differs from the paper's training."""
 
 
+TREES = replace(PAPER, train=replace(PAPER.train, step="passage", epochs=3, epsilon=1e-4))
+
+
+def near(train):
+    """How far two float64 runs may be apart.
+
+    The models' norms compute in float32 whatever they are given. A tree adds up in another order
+    than its sequences, so now and then one of those roundings falls to the other side; with Adam's
+    usual epsilon that could make a whole step of a gradient that is nothing.
+    """
+    return 1e-5 if train.step == "passage" else 1e-8 if train.quiet else 1e-10
+
+
 def made_lessons(base, recipe, counts=(1, 3, 5, 2)):
     """Passages of different lengths, with different numbers of pairs."""
     lessons = []
@@ -58,7 +71,7 @@ class Filter(torch.nn.Module):
 
 
 def peft_reference(base, train, one, quiet=NOTHING):
-    """The adapter of one lesson as anyone would train it: PEFT, AdamW, a sequence a step.
+    """The adapter of one lesson as anyone would train it: PEFT, AdamW, each sequence by itself.
 
     A is parametrised as D P by torch; nothing is read before or left out.
     """
@@ -90,13 +103,14 @@ def peft_reference(base, train, one, quiet=NOTHING):
         weight_decay=train.weight_decay,
     )
     for _ in range(train.epochs):
-        for example in one.examples:
+        for index, example in enumerate(one.examples, start=1):
             ids = torch.tensor([example.ids])
             logits = model(ids).logits[0, :-1]
             loss = cross_entropy(logits[example.learn_from - 1 :], ids[0, example.learn_from :])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss.backward()  # adds to the gradients that are there
+            if train.step == "sequence" or index == len(one.examples):
+                optimizer.step()
+                optimizer.zero_grad()
     return {
         name: (m.lora_A["default"].weight.detach(), m.lora_B["default"].weight.detach())
         for name, m in lora.items()
@@ -115,8 +129,17 @@ def relative(ours, theirs):
         replace(PAPER, train=replace(PAPER.train, epochs=2)),
         CLOSED,
         replace(CLOSED, train=replace(CLOSED.train, layers=0.7)),
+        TREES,
+        replace(TREES, train=replace(TREES.train, layers=0.7)),
     ],
-    ids=["paper", "paper-2-epochs", "closed-book", "closed-book-upper-two-layers"],
+    ids=[
+        "paper",
+        "paper-2-epochs",
+        "closed-book",
+        "closed-book-upper-two-layers",
+        "paper-as-trees",
+        "paper-as-trees-upper-two-layers",
+    ],
 )
 def test_together_equals_peft_one_by_one(family, recipe):
     base = tiny_model(family)
@@ -126,8 +149,8 @@ def test_together_equals_peft_one_by_one(family, recipe):
         reference = peft_reference(base, recipe.train, one)
         assert reference.keys() == adapter.factors.keys()
         for name, (A, B) in reference.items():
-            assert relative(adapter.factors[name][0], A) < 1e-10
-            assert relative(adapter.factors[name][1], B) < 1e-10
+            assert relative(adapter.factors[name][0], A) < near(recipe.train)
+            assert relative(adapter.factors[name][1], B) < near(recipe.train)
 
 
 def test_answer_only_loss_equals_peft(tiny):
@@ -150,8 +173,9 @@ SHORT = Wording(instruction="Q.", passage="{title}: {text}")
         # Tokens of the beginning are learnt in the reference, from nothing.
         ("llama", {"loss": "all"}),
         ("llama", {"sequences": "paper", "layers": 0.34}),
+        ("llama", {"sequences": "paper", "step": "passage", "layers": 0.7, "epsilon": 1e-4}),
     ],
-    ids=[*(f"{family}-answer-upper-in" for family in FAMILIES), "all", "paper"],
+    ids=[*(f"{family}-answer-upper-in" for family in FAMILIES), "all", "paper", "trees"],
 )
 def test_a_beginning_that_is_read_once_changes_nothing(family, change, few_everyday):
     base = tiny_model(family, hidden=64)
@@ -166,8 +190,8 @@ def test_a_beginning_that_is_read_once_changes_nothing(family, change, few_every
         reference = peft_reference(base, train, one, quiet)
         assert reference.keys() == adapter.factors.keys()
         for name, (A, B) in reference.items():
-            assert relative(adapter.factors[name][0], A) < 1e-8
-            assert relative(adapter.factors[name][1], B) < 1e-8
+            assert relative(adapter.factors[name][0], A) < near(train)
+            assert relative(adapter.factors[name][1], B) < near(train)
 
 
 @pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.99, 0), (0.7, 1), (0.34, 2), (0.01, 2)])

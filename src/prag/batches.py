@@ -1,6 +1,8 @@
 """Lessons of many passages -> groups that train together -> the tensors of each step.
 
-Letters: N passages of a group, S sequences of a passage in one step, B = N S rows, T tokens.
+A row of a step is one passage: one of its sequences, or all of them as a tree (`prag.tree`).
+
+Letters: N passages of a group, B = N rows of a step, T tokens, P tokens read before every row.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prag.config import Step
 from prag.prompts import Example, Lesson
+from prag.tree import grow, sight
 
 TOKENS_A_STEP = 1024
 """Padded tokens of one training step: enough to keep two cores busy. With SmolLM2 a step takes 1 GB
@@ -20,17 +24,19 @@ of memory on top of the models with recipe `small`, 2 GB with `paper` (`prag ben
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors of one training step, one row a sequence, padded on the right.
+    """The tensors of one training step, one row a passage, padded on the right.
 
     Args:
         ids: token ids [B, T].
-        mask: 1 where a token is, 0 where padding is [B, T].
+        mask: 1 where a token is, 0 where padding is [B, T]; of trees what each token sees
+            [B, T, P + T].
         rows, columns: the M positions whose next token is learnt [M] each.
         targets: those next tokens [M].
         weights: of each in the loss [M]: 1 / (learnt tokens of its sequence), so that every
             sequence counts its own mean, whatever else is in the batch.
         active: which of the N passages have a sequence in this step [N].
         tokens: how many there are in the rows, padding not counted.
+        positions: of the tokens of trees [B, T]; None where they stand as they follow.
     """
 
     ids: Tensor
@@ -41,10 +47,11 @@ class Batch:
     weights: Tensor
     active: Tensor
     tokens: int
+    positions: Tensor | None = None
 
 
 def group_lessons(
-    lessons: Sequence[Lesson], tokens_a_step: int, skip: int = 0
+    lessons: Sequence[Lesson], tokens_a_step: int, skip: int = 0, step: Step = "sequence"
 ) -> list[list[Lesson]]:
     """Lessons of like length into groups that fit `tokens_a_step` padded tokens in a step.
 
@@ -55,20 +62,54 @@ def group_lessons(
     Args:
         tokens_a_step: padded tokens that the rows of a step may have.
         skip: tokens at the beginning of every example that the rows are without.
+        step: what one step learns of a passage.
     """
-    ordered = sorted(lessons, key=lambda le: (len(le.examples), _longest(le), le.passage_id))
+
+    def form(le: Lesson) -> tuple[int, int]:
+        """The steps of an epoch, and the most tokens that its row has in one."""
+        if step == "passage":
+            return 1, len(grow(le.examples, skip).ids)
+        return len(le.examples), max((len(e.ids) for e in le.examples), default=0) - skip
+
+    ordered = sorted(((*form(le), le.passage_id, le) for le in lessons), key=lambda row: row[:3])
     groups: list[list[Lesson]] = []
-    for le in ordered:
-        fits = (
-            groups
-            and len(groups[-1][0].examples) == len(le.examples)
-            and (len(groups[-1]) + 1) * (_longest(le) - skip) <= tokens_a_step
-        )
-        if fits:
+    steps = 0  # of the last group
+    for count, longest, _, le in ordered:
+        if groups and count == steps and (len(groups[-1]) + 1) * longest <= tokens_a_step:
             groups[-1].append(le)
         else:
             groups.append([le])
+            steps = count
     return groups
+
+
+def epoch_tokens(lesson: Lesson, skip: int = 0, step: Step = "sequence") -> int:
+    """Tokens that the rows of a passage have in all steps of an epoch."""
+    if step == "passage":
+        return len(grow(lesson.examples, skip).ids)
+    return lesson.tokens - skip * len(lesson.examples)
+
+
+def make_batches(
+    lessons: Sequence[Lesson],
+    pad_id: int,
+    device: torch.device,
+    skip: int = 0,
+    step: Step = "sequence",
+) -> list[Batch]:
+    """The steps of an epoch of passages that train together; arguments as of `group_lessons`."""
+    if step == "passage":
+        return [_of_trees(lessons, pad_id, device, skip)]
+    longest = max(len(lesson.examples) for lesson in lessons)
+    return [
+        make_batch(
+            [le.examples[index] if index < len(le.examples) else None for le in lessons],
+            pad_id,
+            device,
+            skip,
+        )
+        for index in range(longest)
+    ]
 
 
 def make_batch(
@@ -109,5 +150,24 @@ def make_batch(
     )
 
 
-def _longest(lesson: Lesson) -> int:
-    return max((len(e.ids) for e in lesson.examples), default=0)
+def _of_trees(lessons: Sequence[Lesson], pad_id: int, device: torch.device, skip: int) -> Batch:
+    """The tensors of a step in which every passage learns all its examples."""
+    trees = [grow(lesson.examples, skip) for lesson in lessons]
+    length = max(len(tree.ids) for tree in trees)
+    ids = torch.full((len(trees), length), pad_id, dtype=torch.long)
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree.ids)] = torch.tensor(tree.ids)
+    seen, positions = sight(trees, length, skip)
+    learnt = [(row, *at, w) for row, tree in enumerate(trees) for at, w in tree.learnt.items()]
+    rows, columns, targets, weights = zip(*learnt, strict=True)
+    return Batch(
+        ids.to(device),
+        seen.to(device),
+        torch.tensor(rows, device=device),
+        torch.tensor(columns, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(weights, dtype=torch.float64, device=device),
+        torch.ones(len(trees), dtype=torch.bool, device=device),
+        sum(len(tree.ids) for tree in trees),
+        positions.to(device),
+    )

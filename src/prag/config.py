@@ -59,6 +59,10 @@ class Wording:
         _require("text" in held, "wording.passage holds {text}, or the passage would be left out")
 
 
+Step = Literal["sequence", "passage"]
+"""What one step of the optimizer learns of a passage."""
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """What to make of a passage before it is encoded.
@@ -99,6 +103,9 @@ class TrainConfig:
     passage and with its rewrite in the prompt, the others without) or `closed-book` (every pair
     without any passage). `style` is what the assistant is trained to say: the short answer
     (`direct`), or the whole one after the worked examples of a question set (METHOD, 2).
+    `step` is what one step of the optimizer learns: a `sequence` after the other, or all those of a
+    `passage` together, their losses added up and what they begin with alike computed once
+    (`prag.tree`).
     `loss` is which tokens count: `all`, or `answer` (the assistant's). `sites` are the linear maps
     of a layer's gated feed-forward block that get an adapter: `all`, or those that go `in` to it
     (gate and up). With `quiet` above 0 adapters add nothing to the beginning that all prompts
@@ -111,6 +118,7 @@ class TrainConfig:
     style: Literal["direct", "2wikimultihopqa", "hotpotqa"] = "direct"
     define: bool = False  # before the pairs, what the passage says its title is
     end: bool = False  # the token that ends a turn is learnt after the answer
+    step: Step = "sequence"
     loss: Literal["all", "answer"] = "all"
     layers: float = 1.0  # share of the layers that get an adapter, counted from the last
     sites: Literal["all", "in"] = "all"
@@ -133,6 +141,7 @@ class TrainConfig:
             self.style in ("direct", "2wikimultihopqa", "hotpotqa"),
             "train.style: direct, 2wikimultihopqa, hotpotqa",
         )
+        _require(self.step in get_args(Step), "train.step: sequence, passage")
         _require(self.loss in ("all", "answer"), "train.loss is 'all' or 'answer'")
         _require(0 < self.layers <= 1, "train.layers is above 0 and at most 1")
         _require(self.sites in ("all", "in"), "train.sites is 'all' or 'in'")
@@ -150,6 +159,7 @@ class TrainConfig:
 LATER: dict[str, Any] = {
     "define": False,
     "end": False,
+    "step": "sequence",
     "layers": 1.0,
     "sites": "all",
     "quiet": 0.0,

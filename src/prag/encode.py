@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from prag.batches import make_batch
+from prag.batches import make_batches
 from prag.config import TrainConfig
 from prag.inject import hooked
 from prag.lora import Adapter, Site, initial_A, scale
@@ -87,8 +87,9 @@ def encode_group(
 ) -> list[Adapter]:
     """The adapters of N passages, trained together, in the order of their lessons.
 
-    A step is one sequence of each passage; a passage whose lesson is shorter rests until the
-    epoch's end, since the order of its own sequences is what its adapter depends on.
+    A step is one sequence of each passage, or all of them (`train.step`). Of single sequences a
+    passage whose lesson is shorter rests until the epoch's end, since the order of its own
+    sequences is what its adapter depends on.
 
     Args:
         base: as `prag.precision.learner` gives it.
@@ -114,16 +115,8 @@ def encode_group(
         )
     parameters = [factor for pair in stacked.values() for factor in pair]
     optimizer = StackedAdam(parameters, train)
-    longest = max(len(lesson.examples) for lesson in lessons)
-    batches = [
-        make_batch(
-            [le.examples[index] if index < len(le.examples) else None for le in lessons],
-            base.tokenizer.pad_token_id,
-            base.device,
-            len(begins),
-        )
-        for index in range(longest)
-    ]
+    pad_id, step = base.tokenizer.pad_token_id, train.step
+    batches = make_batches(lessons, pad_id, base.device, len(begins), step)
     seen = [Pass() for _ in batches]
     for _ in range(train.epochs):
         for batch, before in zip(batches, seen, strict=True):
@@ -133,7 +126,7 @@ def encode_group(
                 for name, (D, B) in stacked.items()
             }
             with hooked(base, factors, scale(train.alpha, train.rank)):
-                out = last_hidden(base, batch.ids, batch.mask, first, before, quiet.beginning)
+                out = last_hidden(base, batch, first, before, quiet.beginning)
                 loss = batch_loss(base, out, batch)
             optimizer.step(torch.autograd.grad(loss, parameters), batch.active)
             if after_step is not None:

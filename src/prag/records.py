@@ -94,7 +94,7 @@ class Hit:
     rank: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AdapterKey:
     """What an adapter is the adapter of. Another passage, base or recipe is another key."""
 

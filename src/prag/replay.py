@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prag.batches import Batch, make_batch, make_batches
 from prag.config import TrainConfig
 from prag.lora import Site
 from prag.model import BaseModel
 from prag.prefixes import Prefix, joined, old_cache_name
+from prag.prompts import Example, Lesson
 from prag.records import PragError
 
 
@@ -79,26 +81,27 @@ def sites_of(base: BaseModel, train: TrainConfig) -> tuple[Site, ...]:
 
 def last_hidden(
     base: BaseModel,
-    ids: Tensor,
-    mask: Tensor,
+    batch: Batch,
     first: int,
     seen: Pass,
     beginning: Prefix | None = None,
 ) -> Tensor:
-    """The decoder's output [B, T, H] for ids [B, T], the layers below `first` run at most once.
+    """The decoder's output [B, T, H] for a batch, the layers below `first` run at most once.
 
     Args:
-        seen: of an earlier pass over the same ids and mask, or an empty one, which this fills.
-        beginning: what stands before every row and was read before; ids and mask are without it.
+        seen: of an earlier pass over the same batch, or an empty one, which this fills.
+        beginning: what stands before every row and was read before; the batch's ids are without it.
     """
     decoder = base.model.get_decoder()
-    read = None if beginning is None else joined(base, [beginning] * len(ids))[0]
+    read = None if beginning is None else joined(base, [beginning] * len(batch.ids))[0]
     if seen.hidden is None:
-        before = 0 if beginning is None else len(beginning.ids)
-        whole = torch.cat([mask.new_ones(len(mask), before), mask], dim=1)  # [B, P + T]
         with _watched(base, first, seen), old_cache_name():
             out = decoder(
-                ids, attention_mask=whole, past_key_values=read, use_cache=read is not None
+                batch.ids,
+                attention_mask=_mask(base, batch, 0 if beginning is None else len(beginning.ids)),
+                position_ids=batch.positions,
+                past_key_values=read,
+                use_cache=read is not None,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
     hidden = seen.hidden
@@ -106,6 +109,17 @@ def last_hidden(
         out = layer(hidden, **arguments, **dict.fromkeys(seen.caches, read))
         hidden = out[0] if isinstance(out, tuple) else out
     return decoder.norm(hidden)  # type: ignore[no-any-return]
+
+
+def _mask(base: BaseModel, batch: Batch, before: int) -> Tensor:
+    """What a decoder takes: of rows where tokens are [B, P + T], of trees what is added to the
+    scores of attention [B, 1, T, P + T].
+    """
+    mask = batch.mask
+    if batch.positions is None:
+        return torch.cat([mask.new_ones(len(mask), before), mask], dim=1)
+    hidden = torch.zeros(mask.shape, dtype=base.dtype, device=mask.device)
+    return hidden.masked_fill_(~mask, torch.finfo(base.dtype).min)[:, None]
 
 
 def check_replay(base: BaseModel, first: int) -> None:
@@ -116,12 +130,12 @@ def check_replay(base: BaseModel, first: int) -> None:
     """
     if first == 0:
         return
-    ids = torch.arange(6, device=base.device)[None] % base.model.config.vocab_size
-    mask, seen = torch.ones_like(ids), Pass()
+    ids, seen = tuple(n % base.model.config.vocab_size for n in range(6)), Pass()
+    batch = make_batch([Example(ids, 1)], 0, base.device)
     with torch.no_grad():
-        whole = last_hidden(base, ids, mask, first, seen)
+        whole = last_hidden(base, batch, first, seen)
         try:
-            again = last_hidden(base, ids, mask, first, seen)
+            again = last_hidden(base, batch, first, seen)
         except (TypeError, AttributeError, ValueError) as error:
             again, reason = torch.full_like(whole, torch.nan), f": {error}"
         else:
@@ -130,6 +144,30 @@ def check_replay(base: BaseModel, first: int) -> None:
         raise PragError(
             f"the upper layers of {base.name!r} cannot be run by themselves{reason}: use "
             "train.layers = 1.0"
+        )
+
+
+def check_trees(base: BaseModel) -> None:
+    """Make sure that the model's attention keeps to a mask of its caller's (`prag.tree`).
+
+    Raises:
+        PragError: it does not: a token saw one of another sequence, or not all of its own.
+    """
+    words = base.model.config.vocab_size
+    texts = [tuple(n * n % words for n in range(start, start + 6)) for start in (2, 3)]
+    examples = tuple(Example((*texts[0], *text), 1) for text in texts)
+    lesson = [Lesson("", examples)]
+    with torch.no_grad():
+        apart = [
+            last_hidden(base, batch, 0, Pass())[0, -6:]
+            for batch in make_batches(lesson, 0, base.device)
+        ]
+        (tree,) = make_batches(lesson, 0, base.device, step="passage")
+        whole = last_hidden(base, tree, 0, Pass())[0, 6:]
+    if not torch.allclose(whole, torch.cat(apart), atol=0.05 * float(whole.abs().max())):
+        raise PragError(
+            f"the attention of {base.name!r} does not keep to a mask that it is given: use "
+            'train.step = "sequence"'
         )
 
 

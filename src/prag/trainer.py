@@ -15,7 +15,7 @@ from prag.precision import learner
 from prag.progress import Tell, silent
 from prag.prompts import Lesson
 from prag.quiet import NOTHING, Quiet, quiet_of, shared_beginning
-from prag.replay import check_replay, first_layer, sites_of
+from prag.replay import check_replay, check_trees, first_layer, sites_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Trainer:
         """
         check_logits(base)
         check_replay(base, first_layer(base, recipe.train.layers))
+        if recipe.train.step == "passage":
+            check_trees(base)
         sites = sites_of(base, recipe.train)
         trained = learner(base, recipe.train.precision)
         if filters is None:

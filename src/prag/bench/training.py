@@ -40,7 +40,8 @@ def measure(
     trained = learner(base, recipe.train.precision)
     quiet = quiet_of(base, sites_of(base, recipe.train), recipe).to(trained.dtype)
     many = lessons * (1 + tokens_a_step // min(le.tokens for le in lessons))
-    group = max(group_lessons(many, tokens_a_step, quiet.read), key=len)
+    groups = group_lessons(many, tokens_a_step, quiet.read, recipe.train.step)
+    group = max(groups, key=len)
     longest = max(len(e.ids) for le in group for e in le.examples) - quiet.read
     on_gpu = base.device.type == "cuda"
     before = torch.cuda.memory_allocated(base.device) / 1e6 if on_gpu else memory_mb()

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TypeVar
 
 from prag.augment import taught
-from prag.batches import group_lessons
+from prag.batches import epoch_tokens, group_lessons
 from prag.config import Recipe
 from prag.crew import Crew
 from prag.knowledge_base.augmentations import Augmentations, Entry, fingerprints, slices
@@ -225,12 +225,12 @@ def encode_missing(
     if first is None:
         return Encoded(0, left.kept, tuple(left.left_out))
     trainer = Trainer.ready(base, recipe, progress)
-    skip = trainer.quiet.read
+    skip, step = trainer.quiet.read, recipe.train.step
     encoded = 0
 
     def told_of(group: Sequence[Lesson]) -> Callable[[int], None]:
         """Tells of the group's passages by the part of its tokens that is trained."""
-        size = recipe.train.epochs * sum(le.tokens - skip * len(le.examples) for le in group)
+        size = recipe.train.epochs * sum(epoch_tokens(le, skip, step) for le in group)
         trained = 0
 
         def after_step(tokens: int) -> None:
@@ -245,7 +245,7 @@ def encode_missing(
     groups = (
         group
         for lessons in chain([first], drawn)
-        for group in group_lessons(lessons, tokens_a_step, skip)
+        for group in group_lessons(lessons, tokens_a_step, skip, step)
     )
     progress("encode", 0, left.total)
     made: Iterable[tuple[Sequence[Lesson], list[Adapter]]]

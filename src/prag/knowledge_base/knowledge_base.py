@@ -282,8 +282,8 @@ class KnowledgeBase(Housing):
             discarded = 0
             if not store.far:  # there others may write too: `collect` is what cleans up
                 store.sweep()
-                there = store.keys()
-                discarded = store.discard([key for key in there if key.passage not in ids])
+                gone = [key for key in store.keys() if key.passage not in ids]  # noqa: SIM118
+                discarded = store.discard(gone)
             augmented = self._augment(catalogue, only, tell, crew=crew)
             used = self._augmentations.entries(ids if only is None else ids & set(only))
             clock.lap("augment")

@@ -126,6 +126,10 @@ def workload(
         PragError: a recipe whose augmentation is not counted here, no augmentations where they
             are needed, or nothing to train on.
     """
+    if recipe.train.step != "sequence":
+        raise PragError(
+            f"train.step {recipe.train.step!r} is not counted by `prag plan`: it counts sequence"
+        )
     style = recipe.augment.style
     if style not in ("json", "cloze"):
         raise PragError(
