@@ -1,6 +1,9 @@
 """Measure engines that could hold tens of millions of passages on one machine.
 
     python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--work FOLDER]
+                                        [--indexes NAME ...]
+
+N = 0 leaves that half out; `--indexes` chooses among the ways of searching vectors.
 
 BM25: synthetic passages (`prag.bench.zipf`) are cut into the tokens of the project's own BM25, and
 every engine indexes these tokens, split at blanks only, so that all of them rank the same thing.
@@ -18,23 +21,26 @@ A row a step goes to FILE as soon as it is known, JSON lines:
     started_mb        memory of the process before it indexed, and
     peak_mb           the most while it did
     disk_mb           the index
+    opened_mb         memory that opening it and the first questions took
     p50_ms, p99_ms    a search for 10 hits, one question at a time
     exact_p50_ms      the same for the exact retriever, in turns with it
     ratio             the median over rounds of engine / exact, medians of a round's questions
     recall            the share of 10 hits that the exact retriever has too (of equal scores any)
+    load              the machine's load averages of 1, 5 and 15 minutes when the row was written
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -71,6 +77,8 @@ VECTOR_INDEXES: dict[str, tuple[str, dict[str, Any]]] = {
     "lance ivf_rq 20 probes refine 10": ("IvfRq", {"nprobes": 20, "refine_factor": 10}),
     "lance ivf_rq 60 probes refine 10": ("IvfRq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_hnsw_sq 20 probes": ("HnswSq", {"nprobes": 20}),
+    "lance ivf_flat 20 probes": ("IvfFlat", {"nprobes": 20}),
+    "lance ivf_flat 60 probes": ("IvfFlat", {"nprobes": 60}),
 }
 
 Search = Callable[[str], list[tuple[int, float]]]
@@ -264,9 +272,9 @@ def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
     import lancedb
 
     kind, settings = VECTOR_INDEXES[name]
-    table = lancedb.connect(work / f"vectors{kind}").open_table("passages")
-    matrix = np.concatenate(list(vectors(n, seed)))
     asked = next(vectors(WARM + ROUNDS * A_ROUND, seed, of=1))
+    before = memory_mb() or 0.0
+    table = lancedb.connect(work / f"vectors{kind}").open_table("passages")
 
     def search(question: NDArray[np.float32]) -> list[tuple[int, float]]:
         query = table.search(question, vector_column_name="vector").distance_type("cosine")
@@ -282,10 +290,14 @@ def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
 
     for question in asked[:WARM]:
         search(question)
+    held = (memory_mb() or 0.0) - before
+    matrix = np.concatenate(list(vectors(n, seed)))
+    for question in asked[:WARM]:
         exact(question)
     figures, found, true = in_turns(search, exact, list(asked[WARM:]))
     shared = [len({p for p, _ in a} & {p for p, _ in b}) for a, b in zip(found, true, strict=True)]
-    return {**figures, "recall": statistics.fmean(shared) / HITS, "questions": len(asked) - WARM}
+    recall = statistics.fmean(shared) / HITS
+    return {**figures, "recall": recall, "opened_mb": held, "questions": len(asked) - WARM}
 
 
 # What the steps share
@@ -394,6 +406,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Engines for many passages on one machine.")
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=int, default=200_000)
+    parser.add_argument("--indexes", nargs="+", choices=VECTOR_INDEXES, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of the vectors")
     parser.add_argument("--quick", action="store_true", help="20,000 passages, 5,000 vectors")
     parser.add_argument("--out", type=Path, default=Path("results/retrieval/engines.jsonl"))
@@ -417,14 +430,17 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def tell(row: dict[str, Any]) -> None:
+        row = {**row, "load": list(os.getloadavg())}
         print(json.dumps(row), flush=True)
         with args.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | origin) + "\n")
 
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
-        words(work, args.passages, args.seed, tell)
-        neighbours(work, args.vectors, args.seed, tell)
+        if args.passages:
+            words(work, args.passages, args.seed, tell)
+        if args.vectors:
+            neighbours(work, args.vectors, args.indexes or VECTOR_INDEXES, args.seed, tell)
 
 
 def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -443,10 +459,17 @@ def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None])
         tell({"what": "bm25", "engine": engine, "passages": n, **found, **built})
 
 
-def neighbours(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
+def neighbours(
+    work: Path,
+    n: int,
+    names: Iterable[str],
+    seed: int,
+    tell: Callable[[dict[str, Any]], None],
+) -> None:
     """Vectors in each kind of index."""
     built: dict[str, dict[str, Any]] = {}
-    for name, (kind, _) in VECTOR_INDEXES.items():
+    for name in names:
+        kind = VECTOR_INDEXES[name][0]
         if kind not in built:
             built[kind] = in_its_process("build-vectors", work, n, kind, seed)
             built[kind]["disk_mb"] = disk_mb(work / f"vectors{kind}")
