@@ -1,7 +1,7 @@
 """Measure engines that could hold tens of millions of passages on one machine.
 
     python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--work FOLDER]
-                                        [--indexes NAME ...]
+                                        [--indexes NAME ...] [--hits K]
 
 N = 0 leaves that half out; `--indexes` chooses among the ways of searching vectors.
 
@@ -22,10 +22,11 @@ A row a step goes to FILE as soon as it is known, JSON lines:
     peak_mb           the most while it did
     disk_mb           the index
     opened_mb         memory that opening it and the first questions took
-    p50_ms, p99_ms    a search for 10 hits, one question at a time
+    hits              that a search of vectors is asked for; one of words, always 10
+    p50_ms, p99_ms    a search, one question at a time
     exact_p50_ms      the same for the exact retriever, in turns with it
     ratio             the median over rounds of engine / exact, medians of a round's questions
-    recall            the share of 10 hits that the exact retriever has too (of equal scores any)
+    recall            the share of the hits that the exact retriever has too (of equal scores any)
     load              the machine's load averages of 1, 5 and 15 minutes when the row was written
 """
 
@@ -74,6 +75,7 @@ VECTOR_INDEXES: dict[str, tuple[str, dict[str, Any]]] = {
     "lance ivf_pq 60 probes refine 10": ("IvfPq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_sq 20 probes": ("IvfSq", {"nprobes": 20}),
     "lance ivf_sq 60 probes": ("IvfSq", {"nprobes": 60}),
+    "lance ivf_sq 20 probes refine 2": ("IvfSq", {"nprobes": 20, "refine_factor": 2}),
     "lance ivf_rq 20 probes refine 10": ("IvfRq", {"nprobes": 20, "refine_factor": 10}),
     "lance ivf_rq 60 probes refine 10": ("IvfRq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_hnsw_sq 20 probes": ("HnswSq", {"nprobes": 20}),
@@ -267,7 +269,7 @@ def build_vectors(work: Path, n: int, kind: str, seed: int) -> dict[str, Any]:
     return {"index_s": watch.seconds()}
 
 
-def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
+def search_vectors(work: Path, n: int, name: str, seed: int, hits: int) -> dict[str, Any]:
     """Ask the index and the whole matrix the same questions in turns."""
     import lancedb
 
@@ -280,12 +282,12 @@ def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
         query = table.search(question, vector_column_name="vector").distance_type("cosine")
         for option, value in settings.items():
             query = getattr(query, option)(value)
-        found = query.select(["position", "_distance"]).limit(HITS).to_arrow()
+        found = query.select(["position", "_distance"]).limit(hits).to_arrow()
         return list(zip(found["position"].to_pylist(), found["_distance"].to_pylist(), strict=True))
 
     def exact(question: NDArray[np.float32]) -> list[tuple[int, float]]:
         scores = matrix @ question
-        top = np.argpartition(-scores, HITS)[:HITS]
+        top = np.argpartition(-scores, hits)[:hits]
         return [(int(i), float(scores[i])) for i in top]
 
     for question in asked[:WARM]:
@@ -296,7 +298,7 @@ def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
         exact(question)
     figures, found, true = in_turns(search, exact, list(asked[WARM:]))
     shared = [len({p for p, _ in a} & {p for p, _ in b}) for a, b in zip(found, true, strict=True)]
-    recall = statistics.fmean(shared) / HITS
+    recall = statistics.fmean(shared) / hits
     return {**figures, "recall": recall, "opened_mb": held, "questions": len(asked) - WARM}
 
 
@@ -368,7 +370,7 @@ def in_turns(
     return figures, *found
 
 
-def step(name: str, work: Path, n: int, engine: str, seed: int) -> dict[str, Any]:
+def step(name: str, work: Path, n: int, engine: str, seed: int, hits: int) -> dict[str, Any]:
     """Run one step in this process."""
     started = memory_mb()
     if name == "build":
@@ -384,7 +386,7 @@ def step(name: str, work: Path, n: int, engine: str, seed: int) -> dict[str, Any
     elif name == "build-vectors":
         figures = build_vectors(work, n, engine, seed)
     else:
-        figures = search_vectors(work, n, engine, seed)
+        figures = search_vectors(work, n, engine, seed, hits)
     return {**figures, "started_mb": started, "peak_mb": memory_mb(peak=True)}
 
 
@@ -413,11 +415,12 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="keeps tokens and indexes here; what is there is taken as it is"
     )
-    parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--hits", type=int, default=HITS, help="of a search of vectors")
+    parser.add_argument("--step", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        name, work, n, engine, seed = args.step
-        print(json.dumps(step(name, Path(work), int(n), engine, int(seed))))
+        name, work, n, engine, seed, hits = args.step
+        print(json.dumps(step(name, Path(work), int(n), engine, int(seed), int(hits))))
         return
     if args.quick:
         args.passages, args.vectors = 20_000, 5_000
@@ -440,22 +443,25 @@ def main() -> None:
         if args.passages:
             words(work, args.passages, args.seed, tell)
         if args.vectors:
-            neighbours(work, args.vectors, args.indexes or VECTOR_INDEXES, args.seed, tell)
+            names = args.indexes or VECTOR_INDEXES
+            neighbours(work, args.vectors, names, args.seed, args.hits, tell)
 
 
 def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
     """BM25 of each engine."""
     kept = work / "tokens.json"
     if not kept.exists():
-        in_its_process("build", work, n, "tokens", seed)
+        in_its_process("build", work, n, "tokens", seed, HITS)
     tell({"what": "tokens", "passages": n, **json.loads(kept.read_text())})
     for engine in ("bm25s", "tantivy", "lance"):
         kept = work / f"{engine}.json"
         if not kept.exists():
-            built = in_its_process("build", work, n, engine, seed)
+            built = in_its_process("build", work, n, engine, seed, HITS)
             kept.write_text(json.dumps(built | {"disk_mb": disk_mb(work / engine)}))
         built = json.loads(kept.read_text())
-        found = {} if engine == "bm25s" else in_its_process("search", work, n, engine, seed)
+        found = {}
+        if engine != "bm25s":
+            found = in_its_process("search", work, n, engine, seed, HITS)
         tell({"what": "bm25", "engine": engine, "passages": n, **found, **built})
 
 
@@ -464,6 +470,7 @@ def neighbours(
     n: int,
     names: Iterable[str],
     seed: int,
+    hits: int,
     tell: Callable[[dict[str, Any]], None],
 ) -> None:
     """Vectors in each kind of index."""
@@ -471,10 +478,14 @@ def neighbours(
     for name in names:
         kind = VECTOR_INDEXES[name][0]
         if kind not in built:
-            built[kind] = in_its_process("build-vectors", work, n, kind, seed)
-            built[kind]["disk_mb"] = disk_mb(work / f"vectors{kind}")
-        found = in_its_process("search-vectors", work, n, name, seed)
-        tell({"what": "vectors", "engine": name, "vectors": n, **found, **built[kind]})
+            kept = work / f"vectors{kind}.json"
+            if not kept.exists():
+                made = in_its_process("build-vectors", work, n, kind, seed, hits)
+                kept.write_text(json.dumps(made | {"disk_mb": disk_mb(work / f"vectors{kind}")}))
+            built[kind] = json.loads(kept.read_text())
+        found = in_its_process("search-vectors", work, n, name, seed, hits)
+        row = {"what": "vectors", "engine": name, "vectors": n, "hits": hits}
+        tell({**row, **found, **built[kind]})
 
 
 if __name__ == "__main__":
