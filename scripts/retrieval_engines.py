@@ -75,6 +75,8 @@ VECTOR_INDEXES: dict[str, tuple[str, dict[str, Any]]] = {
     "lance ivf_pq 60 probes refine 10": ("IvfPq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_sq 20 probes": ("IvfSq", {"nprobes": 20}),
     "lance ivf_sq 60 probes": ("IvfSq", {"nprobes": 60}),
+    "lance ivf_sq 60 probes refine 2": ("IvfSq", {"nprobes": 60, "refine_factor": 2}),
+    "lance ivf_rq 60 probes refine 3": ("IvfRq", {"nprobes": 60, "refine_factor": 3}),
     "lance ivf_sq 20 probes refine 2": ("IvfSq", {"nprobes": 20, "refine_factor": 2}),
     "lance ivf_rq 20 probes refine 10": ("IvfRq", {"nprobes": 20, "refine_factor": 10}),
     "lance ivf_rq 60 probes refine 10": ("IvfRq", {"nprobes": 60, "refine_factor": 10}),

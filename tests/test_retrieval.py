@@ -429,14 +429,15 @@ def test_best_is_a_stable_sort(values, k, data):
 
 
 @given(
-    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=60),
-    k=st.integers(1, 61),
+    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
+    k=st.integers(1, 8) | st.integers(1, 41),
+    seed=st.integers(0, 2**32 - 1),
     data=st.data(),
 )
-def test_best_found_is_a_stable_sort_whatever_the_engine_does_with_ties(values, k, data):
+def test_best_found_is_a_stable_sort_whatever_the_engine_does_with_ties(values, k, seed, data):
     ids = np.array([f"{i:016x}" for i in range(len(values))], dtype="S16")
     allowed = data.draw(st.none() | st.sets(st.sampled_from([i.decode() for i in ids.tolist()])))
-    order = data.draw(st.permutations(range(len(values))))
+    order = np.random.default_rng(seed).permutation(len(values)).tolist()
     whole = sorted(((i, values[i]) for i in order if values[i] > 0), key=lambda pair: -pair[1])
     found = best_found(lambda depth: whole[:depth], k, ids, allowed)
     expected = [(i, v) for i, v in enumerate(values) if v > 0]
