@@ -78,6 +78,10 @@ def main() -> None:
         "dense": lambda p, f: DenseRetriever.build(p, f, embedder=embedder),
         "hybrid": lambda p, f: HybridRetriever.build(p, f, embedder=embedder),
         "lance": lambda p, f: LanceRetriever.build(p, f, embedder=embedder),
+        # With vectors kept in short, as of many passages; all of their few parts are looked at.
+        "lance approximate": lambda p, f: LanceRetriever.build(
+            p, f, embedder=embedder, exact_below=1
+        ),
     }
     if unknown := set(arguments.only) - set(builders):
         parser.error(f"no retriever {', '.join(sorted(unknown))}: {', '.join(builders)}")

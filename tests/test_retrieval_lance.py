@@ -95,9 +95,9 @@ def many():
 @pytest.fixture
 def approximate(tmp_path, monkeypatch, many):
     """Of 3,000 passages, with 11 partitions, two of which are looked at."""
-    monkeypatch.setattr(lance_module, "EXACT_BELOW", 1000)
     monkeypatch.setattr(lance_module, "PROBES", 2)
-    retriever = LanceRetriever.build(many, tmp_path / "i", embedder=Clusters())
+    place = tmp_path / "i"
+    retriever = LanceRetriever.build(many, place, embedder=Clusters(), exact_below=1000)
     assert retriever.info.settings["partitions"] == 11
     return retriever
 
@@ -125,13 +125,14 @@ def test_it_goes_on_to_other_partitions_until_enough_allowed_ones_are_found(appr
 
 
 def test_two_builds_of_one_corpus_search_alike(tmp_path, approximate, many):
-    other = LanceRetriever.build(many, tmp_path / "other", embedder=Clusters())
+    place = tmp_path / "other"
+    other = LanceRetriever.build(many, place, embedder=Clusters(), exact_below=1000)
     questions = [str(n) for n in range(5000, 5010)]
     assert other.search(questions, 20) == approximate.search(questions, 20)
 
 
 @pytest.mark.parametrize(
-    ("rows", "partitions"), [(1, 0), (19_999, 0), (20_000, 78), (1_000_000, 1000)]
+    ("rows", "partitions"), [(255, 0), (256, 1), (20_000, 78), (1_000_000, 1000)]
 )
 def test_the_partitions(rows, partitions):
     """The root of the rows, and at most what 256 rows each can train."""
@@ -165,6 +166,14 @@ def test_it_draws_passages_as_it_embeds_them_and_counts_what_was_cut(tmp_path, m
     assert whole.search(questions, 5) == parts.search(questions, 5)
 
 
+def test_few_passages_are_searched_exactly(tmp_path, many):
+    few = LanceRetriever.build(many, tmp_path / "i", embedder=Clusters())
+    assert few.info.settings["partitions"] == 0
+    untrainable = LanceRetriever.build(CORPUS, tmp_path / "j", embedder=WordCounts(), exact_below=1)
+    assert untrainable.info.settings["partitions"] == 0
+    assert len(untrainable.search(["river"], 9)[0]) == len(CORPUS)
+
+
 def test_questions_that_are_blank_or_have_no_words(tmp_path):
     retriever = LanceRetriever.build(CORPUS, tmp_path / "i", embedder=WordCounts())
     assert retriever.search([], 3) == []
@@ -196,13 +205,12 @@ def test_it_knows_its_embedder(tmp_path):
 def test_it_is_silent_even_where_partitions_stay_empty(tmp_path):
     code = f"""
 import pathlib, numpy as np, test_retrieval as t
-from prag.retrieval import lance
-lance.EXACT_BELOW = 500
 class One(t.WordCounts):
     def embed(self, texts):
         return t.Embeddings(np.full((len(texts), 8), 8 ** -0.5, dtype=np.float32), 0)
 corpus = [t.Passage("number", str(i)) for i in range(600)]
-built = t.LanceRetriever.build(corpus, pathlib.Path({str(tmp_path / "i")!r}), embedder=One())
+place = pathlib.Path({str(tmp_path / "i")!r})
+built = t.LanceRetriever.build(corpus, place, embedder=One(), exact_below=500)
 assert built.info.settings["partitions"] == 2
 assert [h.passage_id for h in built.search(["?"], 600)[0]] == [p.id for p in corpus]
 """

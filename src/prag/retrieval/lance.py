@@ -79,6 +79,7 @@ class LanceRetriever:
         digest: str | None = None,
         *,
         embedder: Embedder | None = None,
+        exact_below: int = EXACT_BELOW,
     ) -> LanceRetriever:
         """Embed and index the passages into a folder and open it.
 
@@ -91,6 +92,7 @@ class LanceRetriever:
             folder: made if need be; an index that is there is replaced at the end.
             digest: the hash of the corpus to keep with the index; None takes that of the ids.
             embedder: None takes MiniLM.
+            exact_below: passages from which on vectors are searched approximately.
 
         Raises:
             PragError: no passages, one given twice, no embedder, the package is missing, or the
@@ -119,7 +121,7 @@ class LanceRetriever:
             known = ids.array()
             with _writing(folder):
                 table.create_index("tokens", config=_words_config())
-                partitions = _partitions(rows)
+                partitions = 0 if rows < exact_below else _partitions(rows)
                 if partitions:
                     table.create_index("vector", config=_vectors_config(partitions))
             settings = {
@@ -225,8 +227,8 @@ def _ranking(found: Any, scores: NDArray[Any], decimals: int) -> Ranking:
 
 
 def _partitions(rows: int) -> int:
-    """Into how many parts the vectors are sorted; 0 for exact search."""
-    return 0 if rows < EXACT_BELOW else min(math.isqrt(rows), rows // _TRAINED_ON)
+    """Into how many parts the vectors are sorted; 0, for exact search, of too few to train on."""
+    return min(math.isqrt(rows), rows // _TRAINED_ON)
 
 
 def _schema(dimension: int) -> Any:
