@@ -51,7 +51,7 @@ class Drawn(WordCounts):
 class Clusters(WordCounts):
     """The vector of a text that is a number: near one of 20 directions."""
 
-    name, dimension = "clusters", 32
+    name, dimension = "clusters", 128
 
     def embed(self, texts):
         numbers = [int(text.split()[-1]) for text in texts]
@@ -194,6 +194,14 @@ def test_a_reader_of_an_index_that_was_replaced_is_told(tmp_path):
     LanceRetriever.build(CORPUS, tmp_path / "i", embedder=WordCounts())
     with pytest.raises(PragError, match="another build may have replaced the index: open it again"):
         old.search(["castle river"], 5)
+
+
+def test_a_dimension_that_cannot_be_indexed_is_refused_before_the_work(tmp_path):
+    embedder = WordCounts()
+    embedder.dimension = 12
+    with pytest.raises(PragError, match="12 numbers a vector"):
+        LanceRetriever.build(CORPUS, tmp_path / "i", embedder=embedder)
+    assert embedder.calls == 0
 
 
 def test_it_knows_its_embedder(tmp_path):

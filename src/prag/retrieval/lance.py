@@ -2,10 +2,11 @@
 
 The table has a row for each passage: its tokens, those of `bm25`, under an index of words, and its
 vector, that of `dense`. From `EXACT_BELOW` rows on the vectors are searched approximately: they
-are sorted into partitions by k-means (IVF, Jégou et al. 2011) and kept a second time at a byte a
-number, and a question is compared with the vectors of the partitions it is nearest to. Below, it
-is compared with all. The two rankings are fused as by `hybrid`. docs/retrieval.md has what the
-approximation costs and what is gained.
+are sorted into partitions by k-means (IVF, Jégou et al. 2011) and kept a second time at a bit a
+number (RaBitQ, Gao & Long 2024); a question is compared with the short vectors of the partitions it
+is nearest to, and the best of these are ranked again by their whole vectors. Below, it is compared
+with all. The two rankings are fused as by `hybrid`. docs/retrieval.md has what the approximation
+costs and what is gained.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ TABLE = "passages"
 EXACT_BELOW = 20_000
 """Rows from which on vectors are searched approximately."""
 
-PROBES = 20
+PROBES = 60
 """Partitions that a question is compared with, of about the root of the number of rows."""
 
-REFINE = 2
+REFINE = 3
 """Times as many passages as are asked for are ranked again by their whole vectors."""
 
 WORDS_MB = 1024
@@ -95,11 +96,16 @@ class LanceRetriever:
             exact_below: passages from which on vectors are searched approximately.
 
         Raises:
-            PragError: no passages, one given twice, no embedder, the package is missing, or the
-                folder cannot be written.
+            PragError: no passages, one given twice, no embedder or one whose dimension is not
+                divisible by 8, the package is missing, or the folder cannot be written.
         """
         lancedb = _package()
         chosen: Embedder = embedder if embedder is not None else MiniLM()
+        if chosen.dimension % 8:
+            raise PragError(
+                f"{chosen.name} gives {chosen.dimension} numbers a vector, and lance can only index"
+                " a multiple of 8: use another embedder, or the retriever hybrid"
+            )
 
         def fill(data: Path) -> Filled:
             ids = IdList()
@@ -282,9 +288,9 @@ def _words_config() -> Any:
 
 
 def _vectors_config(partitions: int) -> Any:
-    from lancedb.index import IvfSq
+    from lancedb.index import IvfRq
 
-    return IvfSq(distance_type="cosine", num_partitions=partitions)
+    return IvfRq(distance_type="cosine", num_partitions=partitions)
 
 
 @contextmanager
