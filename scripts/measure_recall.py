@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from prag.datasets import load_set
 from prag.evaluate.measures import retrieval_measures
-from prag.evaluate.settings import revision
 from prag.evaluate.statistics import SAMPLES, interval
+from prag.provenance import revision
 from prag.records import Hit, Passage
 from prag.retrieval import (
     BM25Retriever,

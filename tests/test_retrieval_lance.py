@@ -49,14 +49,15 @@ class Drawn(WordCounts):
 
 
 class Clusters(WordCounts):
-    """The vector of a text that is a number: near one of 20 directions."""
+    """The vector of a text that is a number: near one of 20 directions, off it in 4 others."""
 
     name, dimension = "clusters", 128
 
     def embed(self, texts):
         numbers = [int(text.split()[-1]) for text in texts]
         centres = np.random.default_rng(0).normal(size=(20, self.dimension))
-        noise = [np.random.default_rng(1 + n).normal(size=self.dimension) for n in numbers]
+        ways = np.random.default_rng(1).normal(size=(4, self.dimension))
+        noise = [np.random.default_rng(2 + n).normal(size=4) @ ways for n in numbers]
         vectors = np.array([centres[n % 20] for n in numbers]) + 0.5 * np.array(noise)
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return Embeddings(unit.astype(np.float32), 0)
@@ -112,7 +113,7 @@ def test_approximate_neighbours_are_nearly_those_of_the_whole_matrix(approximate
         shared += len({p for p, _ in found} & set(exact.tolist()))
         cosines = [float(P[p] @ question) for p, _ in found]  # of the whole vectors
         assert [s for _, s in found] == pytest.approx(cosines, abs=2e-6)
-    assert shared > 0.8 * 400
+    assert shared > 0.9 * 400
 
 
 def test_it_goes_on_to_other_partitions_until_enough_allowed_ones_are_found(approximate, many):
