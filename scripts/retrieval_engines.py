@@ -1,9 +1,11 @@
 """Measure engines that could hold tens of millions of passages on one machine.
 
     python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--work FOLDER]
-                                        [--indexes NAME ...] [--hits K]
+                                        [--indexes NAME ...] [--hits K] [--whole N]
 
-N = 0 leaves that half out; `--indexes` chooses among the ways of searching vectors.
+N = 0 leaves that part out; `--indexes` chooses among the ways of searching vectors. `--whole`
+builds the retriever `lance` itself of N passages, with drawn vectors in the place of embedded ones,
+and searches it; its time is that of tokens, rows and indexes, and of both rankings with the fusion.
 
 BM25: synthetic passages (`prag.bench.zipf`) are cut into the tokens of the project's own BM25, and
 every engine indexes these tokens, split at blanks only, so that all of them rank the same thing.
@@ -19,7 +21,7 @@ A row a step goes to FILE as soon as it is known, JSON lines:
     tokens_s          making the tokens of all passages, which every engine needs
     index_s           indexing, without the tokens
     started_mb        memory of the process before it indexed, and
-    peak_mb           the most while it did
+    peak_mb           the most while it did (built_mb where it was searched as well)
     disk_mb           the index
     opened_mb         memory that opening it and the first questions took
     hits              that a search of vectors is asked for; one of words, always 10
@@ -54,7 +56,7 @@ from prag.bench import zipf
 from prag.bench.processes import memory_mb
 from prag.provenance import made_by
 from prag.records import Passage
-from prag.retrieval import BM25Retriever, bm25
+from prag.retrieval import BM25Retriever, Embeddings, LanceRetriever, bm25
 from prag.retrieval.base import indexed_text
 from prag.retrieval.bm25 import tokenizer
 
@@ -304,6 +306,44 @@ def search_vectors(work: Path, n: int, name: str, seed: int, hits: int) -> dict[
     return {**figures, "recall": recall, "opened_mb": held, "questions": len(asked) - WARM}
 
 
+class DrawnVectors:
+    """Drawn vectors in the place of embedded ones: embedding a million passages takes hours."""
+
+    name = "drawn"
+    dimension = DIMENSION
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
+        self._blocks = blocks
+        self._waiting = np.empty((0, DIMENSION), np.float32)
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """The next vectors, whatever the texts."""
+        while len(self._waiting) < len(texts):
+            self._waiting = np.concatenate([self._waiting, next(self._blocks)])
+        taken, self._waiting = np.split(self._waiting, [len(texts)])
+        return Embeddings(taken, 0)
+
+
+def whole_lance(work: Path, n: int, seed: int) -> dict[str, Any]:
+    """Build the retriever and ask it for 10 hits, one question at a time."""
+    place = work / "whole"
+    watch = Stopwatch()
+    embedder = DrawnVectors(watch.drawing(vectors(n, seed)))
+    LanceRetriever.build(watch.drawing(zipf.passages(n)), place, embedder=embedder)
+    figures: dict[str, Any] = {"index_s": watch.seconds(), "built_mb": memory_mb(peak=True)}
+    asked = zipf.questions(WARM + ROUNDS * A_ROUND)
+    embedder = DrawnVectors(vectors(BATCH, seed, of=1))
+    retriever = LanceRetriever.open(place, embedder=embedder)
+    seconds = []
+    for question in asked:
+        began = time.perf_counter()
+        retriever.search([question], HITS)
+        seconds.append(time.perf_counter() - began)
+    cuts = statistics.quantiles(seconds[WARM:], n=100)
+    figures |= {"p50_ms": 1000 * cuts[49], "p99_ms": 1000 * cuts[98], "hits": HITS}
+    return {**figures, "disk_mb": disk_mb(place), "questions": len(asked) - WARM}
+
+
 # What the steps share
 
 
@@ -383,6 +423,8 @@ def step(name: str, work: Path, n: int, engine: str, seed: int, hits: int) -> di
             "lance": build_lance,
         }
         figures = builders[engine](work, n)
+    elif name == "whole":
+        figures = whole_lance(work, n, seed)
     elif name == "search":
         figures = search_words(work, engine)
     elif name == "build-vectors":
@@ -410,6 +452,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Engines for many passages on one machine.")
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=int, default=200_000)
+    parser.add_argument("--whole", type=int, default=0, metavar="N")
     parser.add_argument("--indexes", nargs="+", choices=VECTOR_INDEXES, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of the vectors")
     parser.add_argument("--quick", action="store_true", help="20,000 passages, 5,000 vectors")
@@ -447,6 +490,9 @@ def main() -> None:
         if args.vectors:
             names = args.indexes or VECTOR_INDEXES
             neighbours(work, args.vectors, names, args.seed, args.hits, tell)
+        if args.whole:
+            found = in_its_process("whole", work, args.whole, "lance", args.seed, HITS)
+            tell({"what": "whole", "engine": "lance", "passages": args.whole, **found})
 
 
 def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
