@@ -1,6 +1,6 @@
 """Measure how many of the passages a question needs each retriever finds.
 
-    python scripts/measure_recall.py DATA [--out FILE] [--seed N]
+    python scripts/measure_recall.py DATA [--out FILE] [--seed N] [--only RETRIEVER ...]
 
 DATA holds the folders popqa, hotpotqa, 2wikimultihopqa and musique, each with corpus.jsonl
 (title, text) and questions.jsonl (question, gold_passages: the first 12 hex digits of ids).
@@ -11,7 +11,8 @@ For each set and retriever, with a 95 % bootstrap interval over the questions:
     any@k      whether at least one gold passage is among its first k hits
     mrr        1 / rank of the first gold passage among 100 hits, 0 if it is not there
 
-Rows go to FILE as JSON; a table in Markdown goes to standard output.
+Rows go to FILE as JSON; a table in Markdown goes to standard output. With --only, the rows of those
+retrievers take the place of theirs in FILE, and the others stay as they are.
 """
 
 from __future__ import annotations
@@ -32,10 +33,17 @@ from numpy.typing import NDArray
 
 from prag.datasets import load_set
 from prag.evaluate.measures import retrieval_measures
-from prag.evaluate.settings import revision
 from prag.evaluate.statistics import SAMPLES, interval
+from prag.provenance import revision
 from prag.records import Hit, Passage
-from prag.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, MiniLM, Retriever
+from prag.retrieval import (
+    BM25Retriever,
+    DenseRetriever,
+    HybridRetriever,
+    LanceRetriever,
+    MiniLM,
+    Retriever,
+)
 
 SETS = ("popqa", "hotpotqa", "2wikimultihopqa", "musique")
 DEPTHS = (1, 3, 5, 10, 20)
@@ -52,6 +60,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with the four sets")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="JSON file for the rows")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--only", nargs="+", default=[], metavar="RETRIEVER")
     arguments = parser.parse_args()
 
     commit, modified = revision()
@@ -68,7 +77,14 @@ def main() -> None:
         "bm25 k1=1.5": lambda p, f: BM25Retriever.build(p, f, k1=1.5),
         "dense": lambda p, f: DenseRetriever.build(p, f, embedder=embedder),
         "hybrid": lambda p, f: HybridRetriever.build(p, f, embedder=embedder),
+        "lance": lambda p, f: LanceRetriever.build(p, f, embedder=embedder),
+        # With vectors kept in short, as of many passages; all of their few parts are looked at.
+        "lance approximate": lambda p, f: LanceRetriever.build(
+            p, f, embedder=embedder, exact_below=1
+        ),
     }
+    if unknown := set(arguments.only) - set(builders):
+        parser.error(f"no retriever {', '.join(sorted(unknown))}: {', '.join(builders)}")
     rows: list[dict[str, Any]] = []
     for name in SETS:
         data = load_set(arguments.data / name)
@@ -77,6 +93,8 @@ def main() -> None:
         texts = [q.text for q in data.questions]
         all_scores: dict[str, Scores] = {}
         for retriever_name, build in builders.items():
+            if arguments.only and retriever_name not in arguments.only:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
                 retriever = build(corpus, Path(folder))
@@ -97,6 +115,8 @@ def main() -> None:
                 }
             )
             print(f"{name} {retriever_name}: done", file=sys.stderr)
+        if not {"bm25", "bm25 k1=1.5"} <= set(all_scores):
+            continue
         other = all_scores["bm25 k1=1.5"]
         rows.append(
             {
@@ -110,6 +130,11 @@ def main() -> None:
                 **origin,
             }
         )
+    if arguments.only:
+        made = {(row["set"], row["retriever"]) for row in rows}
+        before = json.loads(arguments.out.read_text("utf-8"))
+        rows = [r for r in before if (r["set"], r["retriever"]) not in made] + rows
+        rows.sort(key=lambda row: SETS.index(row["set"]))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
@@ -150,6 +175,8 @@ def command(arguments: argparse.Namespace) -> str:
     words = ["python", "scripts/measure_recall.py", "DATA"]
     if arguments.seed != 0:
         words += ["--seed", str(arguments.seed)]
+    if arguments.only:
+        words += ["--only", *arguments.only]
     return shlex.join(words)
 
 

@@ -1,6 +1,11 @@
 """Measure engines that could hold tens of millions of passages on one machine.
 
     python scripts/retrieval_engines.py [--quick] [--passages N] [--vectors N] [--work FOLDER]
+                                        [--indexes NAME ...] [--hits K] [--whole N]
+
+N = 0 leaves that part out; `--indexes` chooses among the ways of searching vectors. `--whole`
+builds the retriever `lance` itself of N passages, with drawn vectors in the place of embedded ones,
+and searches it; its time is that of tokens, rows and indexes, and of both rankings with the fusion.
 
 BM25: synthetic passages (`prag.bench.zipf`) are cut into the tokens of the project's own BM25, and
 every engine indexes these tokens, split at blanks only, so that all of them rank the same thing.
@@ -16,25 +21,29 @@ A row a step goes to FILE as soon as it is known, JSON lines:
     tokens_s          making the tokens of all passages, which every engine needs
     index_s           indexing, without the tokens
     started_mb        memory of the process before it indexed, and
-    peak_mb           the most while it did
+    peak_mb           the most while it did (built_mb where it was searched as well)
     disk_mb           the index
-    p50_ms, p99_ms    a search for 10 hits, one question at a time
+    opened_mb         memory that opening it and the first questions took
+    hits              that a search of vectors is asked for; one of words, always 10
+    p50_ms, p99_ms    a search, one question at a time
     exact_p50_ms      the same for the exact retriever, in turns with it
     ratio             the median over rounds of engine / exact, medians of a round's questions
-    recall            the share of 10 hits that the exact retriever has too (of equal scores any)
+    recall            the share of the hits that the exact retriever has too (of equal scores any)
+    load              the machine's load averages of 1, 5 and 15 minutes when the row was written
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -47,7 +56,7 @@ from prag.bench import zipf
 from prag.bench.processes import memory_mb
 from prag.provenance import made_by
 from prag.records import Passage
-from prag.retrieval import BM25Retriever, bm25
+from prag.retrieval import BM25Retriever, Embeddings, LanceRetriever, bm25
 from prag.retrieval.base import indexed_text
 from prag.retrieval.bm25 import tokenizer
 
@@ -68,9 +77,14 @@ VECTOR_INDEXES: dict[str, tuple[str, dict[str, Any]]] = {
     "lance ivf_pq 60 probes refine 10": ("IvfPq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_sq 20 probes": ("IvfSq", {"nprobes": 20}),
     "lance ivf_sq 60 probes": ("IvfSq", {"nprobes": 60}),
+    "lance ivf_sq 60 probes refine 2": ("IvfSq", {"nprobes": 60, "refine_factor": 2}),
+    "lance ivf_rq 60 probes refine 3": ("IvfRq", {"nprobes": 60, "refine_factor": 3}),
+    "lance ivf_sq 20 probes refine 2": ("IvfSq", {"nprobes": 20, "refine_factor": 2}),
     "lance ivf_rq 20 probes refine 10": ("IvfRq", {"nprobes": 20, "refine_factor": 10}),
     "lance ivf_rq 60 probes refine 10": ("IvfRq", {"nprobes": 60, "refine_factor": 10}),
     "lance ivf_hnsw_sq 20 probes": ("HnswSq", {"nprobes": 20}),
+    "lance ivf_flat 20 probes": ("IvfFlat", {"nprobes": 20}),
+    "lance ivf_flat 60 probes": ("IvfFlat", {"nprobes": 60}),
 }
 
 Search = Callable[[str], list[tuple[int, float]]]
@@ -259,33 +273,75 @@ def build_vectors(work: Path, n: int, kind: str, seed: int) -> dict[str, Any]:
     return {"index_s": watch.seconds()}
 
 
-def search_vectors(work: Path, n: int, name: str, seed: int) -> dict[str, Any]:
+def search_vectors(work: Path, n: int, name: str, seed: int, hits: int) -> dict[str, Any]:
     """Ask the index and the whole matrix the same questions in turns."""
     import lancedb
 
     kind, settings = VECTOR_INDEXES[name]
-    table = lancedb.connect(work / f"vectors{kind}").open_table("passages")
-    matrix = np.concatenate(list(vectors(n, seed)))
     asked = next(vectors(WARM + ROUNDS * A_ROUND, seed, of=1))
+    before = memory_mb() or 0.0
+    table = lancedb.connect(work / f"vectors{kind}").open_table("passages")
 
     def search(question: NDArray[np.float32]) -> list[tuple[int, float]]:
         query = table.search(question, vector_column_name="vector").distance_type("cosine")
         for option, value in settings.items():
             query = getattr(query, option)(value)
-        found = query.select(["position", "_distance"]).limit(HITS).to_arrow()
+        found = query.select(["position", "_distance"]).limit(hits).to_arrow()
         return list(zip(found["position"].to_pylist(), found["_distance"].to_pylist(), strict=True))
 
     def exact(question: NDArray[np.float32]) -> list[tuple[int, float]]:
         scores = matrix @ question
-        top = np.argpartition(-scores, HITS)[:HITS]
+        top = np.argpartition(-scores, hits)[:hits]
         return [(int(i), float(scores[i])) for i in top]
 
     for question in asked[:WARM]:
         search(question)
+    held = (memory_mb() or 0.0) - before
+    matrix = np.concatenate(list(vectors(n, seed)))
+    for question in asked[:WARM]:
         exact(question)
     figures, found, true = in_turns(search, exact, list(asked[WARM:]))
     shared = [len({p for p, _ in a} & {p for p, _ in b}) for a, b in zip(found, true, strict=True)]
-    return {**figures, "recall": statistics.fmean(shared) / HITS, "questions": len(asked) - WARM}
+    recall = statistics.fmean(shared) / hits
+    return {**figures, "recall": recall, "opened_mb": held, "questions": len(asked) - WARM}
+
+
+class DrawnVectors:
+    """Drawn vectors in the place of embedded ones: embedding a million passages takes hours."""
+
+    name = "drawn"
+    dimension = DIMENSION
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
+        self._blocks = blocks
+        self._waiting = np.empty((0, DIMENSION), np.float32)
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """The next vectors, whatever the texts."""
+        while len(self._waiting) < len(texts):
+            self._waiting = np.concatenate([self._waiting, next(self._blocks)])
+        taken, self._waiting = np.split(self._waiting, [len(texts)])
+        return Embeddings(taken, 0)
+
+
+def whole_lance(work: Path, n: int, seed: int) -> dict[str, Any]:
+    """Build the retriever and ask it for 10 hits, one question at a time."""
+    place = work / "whole"
+    watch = Stopwatch()
+    embedder = DrawnVectors(watch.drawing(vectors(n, seed)))
+    LanceRetriever.build(watch.drawing(zipf.passages(n)), place, embedder=embedder)
+    figures: dict[str, Any] = {"index_s": watch.seconds(), "built_mb": memory_mb(peak=True)}
+    asked = zipf.questions(WARM + ROUNDS * A_ROUND)
+    embedder = DrawnVectors(vectors(BATCH, seed, of=1))
+    retriever = LanceRetriever.open(place, embedder=embedder)
+    seconds = []
+    for question in asked:
+        began = time.perf_counter()
+        retriever.search([question], HITS)
+        seconds.append(time.perf_counter() - began)
+    cuts = statistics.quantiles(seconds[WARM:], n=100)
+    figures |= {"p50_ms": 1000 * cuts[49], "p99_ms": 1000 * cuts[98], "hits": HITS}
+    return {**figures, "disk_mb": disk_mb(place), "questions": len(asked) - WARM}
 
 
 # What the steps share
@@ -356,7 +412,7 @@ def in_turns(
     return figures, *found
 
 
-def step(name: str, work: Path, n: int, engine: str, seed: int) -> dict[str, Any]:
+def step(name: str, work: Path, n: int, engine: str, seed: int, hits: int) -> dict[str, Any]:
     """Run one step in this process."""
     started = memory_mb()
     if name == "build":
@@ -367,12 +423,14 @@ def step(name: str, work: Path, n: int, engine: str, seed: int) -> dict[str, Any
             "lance": build_lance,
         }
         figures = builders[engine](work, n)
+    elif name == "whole":
+        figures = whole_lance(work, n, seed)
     elif name == "search":
         figures = search_words(work, engine)
     elif name == "build-vectors":
         figures = build_vectors(work, n, engine, seed)
     else:
-        figures = search_vectors(work, n, engine, seed)
+        figures = search_vectors(work, n, engine, seed, hits)
     return {**figures, "started_mb": started, "peak_mb": memory_mb(peak=True)}
 
 
@@ -394,17 +452,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Engines for many passages on one machine.")
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=int, default=200_000)
+    parser.add_argument("--whole", type=int, default=0, metavar="N")
+    parser.add_argument("--indexes", nargs="+", choices=VECTOR_INDEXES, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of the vectors")
     parser.add_argument("--quick", action="store_true", help="20,000 passages, 5,000 vectors")
     parser.add_argument("--out", type=Path, default=Path("results/retrieval/engines.jsonl"))
     parser.add_argument(
         "--work", type=Path, help="keeps tokens and indexes here; what is there is taken as it is"
     )
-    parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--hits", type=int, default=HITS, help="of a search of vectors")
+    parser.add_argument("--step", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        name, work, n, engine, seed = args.step
-        print(json.dumps(step(name, Path(work), int(n), engine, int(seed))))
+        name, work, n, engine, seed, hits = args.step
+        print(json.dumps(step(name, Path(work), int(n), engine, int(seed), int(hits))))
         return
     if args.quick:
         args.passages, args.vectors = 20_000, 5_000
@@ -417,41 +478,62 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def tell(row: dict[str, Any]) -> None:
+        row = {**row, "load": list(os.getloadavg())}
         print(json.dumps(row), flush=True)
         with args.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | origin) + "\n")
 
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
-        words(work, args.passages, args.seed, tell)
-        neighbours(work, args.vectors, args.seed, tell)
+        if args.passages:
+            words(work, args.passages, args.seed, tell)
+        if args.vectors:
+            names = args.indexes or VECTOR_INDEXES
+            neighbours(work, args.vectors, names, args.seed, args.hits, tell)
+        if args.whole:
+            found = in_its_process("whole", work, args.whole, "lance", args.seed, HITS)
+            tell({"what": "whole", "engine": "lance", "passages": args.whole, **found})
 
 
 def words(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
     """BM25 of each engine."""
     kept = work / "tokens.json"
     if not kept.exists():
-        in_its_process("build", work, n, "tokens", seed)
+        in_its_process("build", work, n, "tokens", seed, HITS)
     tell({"what": "tokens", "passages": n, **json.loads(kept.read_text())})
     for engine in ("bm25s", "tantivy", "lance"):
         kept = work / f"{engine}.json"
         if not kept.exists():
-            built = in_its_process("build", work, n, engine, seed)
+            built = in_its_process("build", work, n, engine, seed, HITS)
             kept.write_text(json.dumps(built | {"disk_mb": disk_mb(work / engine)}))
         built = json.loads(kept.read_text())
-        found = {} if engine == "bm25s" else in_its_process("search", work, n, engine, seed)
+        found = {}
+        if engine != "bm25s":
+            found = in_its_process("search", work, n, engine, seed, HITS)
         tell({"what": "bm25", "engine": engine, "passages": n, **found, **built})
 
 
-def neighbours(work: Path, n: int, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
+def neighbours(
+    work: Path,
+    n: int,
+    names: Iterable[str],
+    seed: int,
+    hits: int,
+    tell: Callable[[dict[str, Any]], None],
+) -> None:
     """Vectors in each kind of index."""
     built: dict[str, dict[str, Any]] = {}
-    for name, (kind, _) in VECTOR_INDEXES.items():
+    for name in names:
+        kind = VECTOR_INDEXES[name][0]
         if kind not in built:
-            built[kind] = in_its_process("build-vectors", work, n, kind, seed)
-            built[kind]["disk_mb"] = disk_mb(work / f"vectors{kind}")
-        found = in_its_process("search-vectors", work, n, name, seed)
-        tell({"what": "vectors", "engine": name, "vectors": n, **found, **built[kind]})
+            kept = work / f"vectors{kind}.json"
+            if not kept.exists():
+                made = in_its_process("build-vectors", work, n, kind, seed, hits)
+                kept.write_text(json.dumps(made | {"disk_mb": disk_mb(work / f"vectors{kind}")}))
+            built[kind] = json.loads(kept.read_text())
+        found = in_its_process("search-vectors", work, n, name, seed, hits)
+        row = {"what": "vectors", "engine": name, "vectors": n, "hits": hits}
+        tell({**row, **found, **built[kind]})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from prag.retrieval import (
     DenseRetriever,
     Embeddings,
     HybridRetriever,
+    LanceRetriever,
     MiniLM,
     Retriever,
     TantivyRetriever,
@@ -42,7 +43,7 @@ from prag.retrieval import bm25 as bm25_module
 from prag.retrieval import dense as dense_module
 from prag.retrieval import folder as folder_module
 from prag.retrieval import tantivy as tantivy_module
-from prag.retrieval.base import best
+from prag.retrieval.base import best, best_found
 from prag.retrieval.hybrid import fuse
 
 pytestmark = pytest.mark.fast
@@ -103,6 +104,8 @@ def build(kind: str, corpus, folder: Path) -> Retriever:
         return DenseRetriever.build(corpus, folder, embedder=WordCounts())
     if kind == "tantivy":
         return TantivyRetriever.build(corpus, folder)
+    if kind == "lance":
+        return LanceRetriever.build(corpus, folder, embedder=WordCounts())
     return HybridRetriever.build(corpus, folder, embedder=WordCounts())
 
 
@@ -113,6 +116,8 @@ def reopen(kind: str, folder: Path) -> Retriever:
         return DenseRetriever.open(folder, embedder=WordCounts())
     if kind == "tantivy":
         return TantivyRetriever.open(folder)
+    if kind == "lance":
+        return LanceRetriever.open(folder, embedder=WordCounts())
     return HybridRetriever.open(folder, embedder=WordCounts())
 
 
@@ -346,8 +351,9 @@ def test_allowed_is_the_filtered_ranking(tmp_path, kind, corpus, question, k, da
     assert [h.rank for h in found] == list(range(len(kept)))
 
 
-def test_hybrid_returns_only_allowed_passages(tmp_path):
-    retriever = build("hybrid", CORPUS, tmp_path / "i")
+@pytest.mark.parametrize("kind", ["hybrid", "lance"])
+def test_fused_kinds_return_only_allowed_passages(tmp_path, kind):
+    retriever = build(kind, CORPUS, tmp_path / "i")
     allowed = {CORPUS[0].id, CORPUS[3].id}
     found = retriever.search(["castle river queen"], 3, allowed)[0]
     assert {h.passage_id for h in found} == allowed
@@ -361,7 +367,7 @@ def test_ties_stand_in_the_order_of_the_corpus(tmp_path, kind):
     for name, order in (("a", variants), ("b", variants[::-1])):
         corpus = [Passage("x", text) for text in order]
         found = build(kind, corpus, tmp_path / name).search(["river"], 3)[0]
-        if kind != "hybrid":
+        if kind not in ("hybrid", "lance"):  # their scores are of ranks
             assert len({h.score for h in found}) == 1
         assert [h.passage_id for h in found] == [p.id for p in corpus[:3]]
 
@@ -416,6 +422,24 @@ def test_best_is_a_stable_sort(values, k, data):
     allowed = data.draw(st.none() | st.sets(st.sampled_from([i.decode() for i in ids.tolist()])))
     scores = np.array(values, dtype=np.float32)
     found = best(scores, np.flatnonzero(scores > 0), k, ids, allowed)
+    expected = [(i, v) for i, v in enumerate(values) if v > 0]
+    if allowed is not None:
+        expected = [(i, v) for i, v in expected if f"{i:016x}" in allowed]
+    assert found == sorted(expected, key=lambda pair: -pair[1])[:k]
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
+    k=st.integers(1, 8) | st.integers(1, 41),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_best_found_is_a_stable_sort_whatever_the_engine_does_with_ties(values, k, seed, data):
+    ids = np.array([f"{i:016x}" for i in range(len(values))], dtype="S16")
+    allowed = data.draw(st.none() | st.sets(st.sampled_from([i.decode() for i in ids.tolist()])))
+    order = np.random.default_rng(seed).permutation(len(values)).tolist()
+    whole = sorted(((i, values[i]) for i in order if values[i] > 0), key=lambda pair: -pair[1])
+    found = best_found(lambda depth: whole[:depth], k, ids, allowed)
     expected = [(i, v) for i, v in enumerate(values) if v > 0]
     if allowed is not None:
         expected = [(i, v) for i, v in expected if f"{i:016x}" in allowed]
@@ -540,7 +564,10 @@ def test_a_failed_build_leaves_the_old_index(tmp_path, monkeypatch, kind, step):
     assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == files
 
 
-@pytest.mark.parametrize(("kind", "commits"), [("bm25", 1), ("hybrid", 3), ("tantivy", 1)])
+KILLED = [("bm25", 1), ("hybrid", 3), ("tantivy", 1), ("lance", 1)]
+
+
+@pytest.mark.parametrize(("kind", "commits"), KILLED)
 def test_a_killed_build_leaves_the_old_index(tmp_path, kind, commits):
     """Killed with no chance to clean up: what it left is ignored, and gone after the next build."""
     folder = tmp_path / "i"
@@ -656,7 +683,7 @@ def test_other_kinds_and_formats_are_refused(tmp_path):
     build("bm25", CORPUS, tmp_path / "i")
     with pytest.raises(PragError, match="of kind 'bm25', not 'dense'"):
         open_retriever(tmp_path / "i", "dense")
-    with pytest.raises(PragError, match="use one of bm25, dense, hybrid, tantivy, el"):
+    with pytest.raises(PragError, match="use one of bm25, dense, hybrid, tantivy, lance, el"):
         build_retriever("elastic", CORPUS, tmp_path / "i")
     meta = tmp_path / "i" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))

@@ -43,7 +43,7 @@ def init(
         typer.Option(help="paper, small, or a TOML file. Default: by the size of the model."),
     ] = None,
     retriever: Annotated[
-        str, typer.Option(help="bm25, dense, hybrid, tantivy, elasticsearch or opensearch.")
+        str, typer.Option(help="bm25, dense, hybrid, tantivy, lance, elasticsearch or opensearch.")
     ] = "bm25",
     retriever_url: Annotated[
         Optional[str],  # noqa: UP045

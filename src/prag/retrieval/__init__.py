@@ -12,6 +12,7 @@ from prag.retrieval.dense import DenseRetriever, Embedder, Embeddings, MiniLM
 from prag.retrieval.elasticsearch import ElasticsearchRetriever, OpenSearchRetriever
 from prag.retrieval.folder import IndexInfo, index_info, verify_index
 from prag.retrieval.hybrid import HybridRetriever
+from prag.retrieval.lance import LanceRetriever
 from prag.retrieval.server import checked_url
 from prag.retrieval.tantivy import TantivyRetriever
 
@@ -25,6 +26,7 @@ __all__ = [
     "Embeddings",
     "HybridRetriever",
     "IndexInfo",
+    "LanceRetriever",
     "MiniLM",
     "OpenSearchRetriever",
     "Retriever",
@@ -40,7 +42,7 @@ __all__ = [
 SERVERS = {r.kind: r for r in (ElasticsearchRetriever, OpenSearchRetriever)}
 """The kinds whose index is on a server."""
 
-KINDS = ("bm25", "dense", "hybrid", "tantivy", *SERVERS)
+KINDS = ("bm25", "dense", "hybrid", "tantivy", "lance", *SERVERS)
 """The kinds of retriever, the default first."""
 
 
@@ -76,6 +78,8 @@ def build_retriever(
         return HybridRetriever.build(passages, folder, digest)
     if kind == TantivyRetriever.kind:
         return TantivyRetriever.build(passages, folder, digest)
+    if kind == LanceRetriever.kind:
+        return LanceRetriever.build(passages, folder, digest)
     raise _no_such(kind)
 
 
@@ -119,6 +123,8 @@ def open_retriever(folder: Path, kind: str | None = None) -> Retriever:
         return HybridRetriever.open(folder)
     if wanted == TantivyRetriever.kind:
         return TantivyRetriever.open(folder)
+    if wanted == LanceRetriever.kind:
+        return LanceRetriever.open(folder)
     raise _no_such(wanted)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -95,6 +95,43 @@ def best(
         if len(positions) == k or depth >= len(values):
             return [(p, float(scores[p])) for p in positions]
         depth = min(4 * depth, len(values))
+
+
+def best_found(
+    find: Callable[[int], Ranking],
+    k: int,
+    ids: NDArray[np.bytes_],
+    allowed: Container[str] | None,
+) -> Ranking:
+    """The k best of the allowed passages that an engine finds; equal scores by position.
+
+    An engine breaks ties by its own numbering. So the passages that score as the last one of a
+    search are left out of it, for there may be more of them, and the search goes deeper until k
+    allowed ones stand above.
+
+    Args:
+        find: the best passages, as many as it is told or all there are, in falling order.
+        k: the most that are returned.
+        ids: the ids of all passages.
+        allowed: the ids that may be returned, None for all.
+    """
+    depth = k + 1
+    while True:
+        depth = min(depth, len(ids))
+        found = find(depth)
+        whole = len(found) < depth or depth == len(ids)
+        least = -np.inf if whole else found[-1][1]
+        ranking = sorted(
+            (
+                (position, score)
+                for position, score in found
+                if score > least and (allowed is None or id_at(ids, position) in allowed)
+            ),
+            key=lambda one: (-one[1], one[0]),
+        )
+        if whole or len(ranking) >= k:
+            return ranking[:k]
+        depth *= 4
 
 
 def hits(ranking: Ranking, ids: NDArray[np.bytes_]) -> list[Hit]:

@@ -183,11 +183,9 @@ class DenseRetriever:
             ids = IdList()
             truncated = 0
             with (data / VECTORS).open("wb") as file:
-                for block in _blocks(ids.reading(passages)):
-                    embedded = chosen.embed([indexed_text(p) for p in block])
-                    _check_vectors(embedded.vectors, len(block), chosen)
-                    file.write(np.ascontiguousarray(embedded.vectors, dtype="<f4").tobytes())
-                    truncated += embedded.truncated
+                for _, vectors, cut in embedded(ids.reading(passages), chosen):
+                    file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+                    truncated += cut
             settings = {
                 "embedder": chosen.name,
                 "dimension": chosen.dimension,
@@ -208,13 +206,7 @@ class DenseRetriever:
         chosen: Embedder = embedder if embedder is not None else MiniLM()
 
         def load(data: Path, info: IndexInfo) -> DenseRetriever:
-            made = (info.settings["embedder"], info.settings["dimension"])
-            if made != (chosen.name, chosen.dimension):
-                raise PragError(
-                    f"{folder}: the index holds vectors of {made[0]} [{made[1]}], the questions"
-                    f" would be embedded by {chosen.name} [{chosen.dimension}];"
-                    " run `prag build` to make it again"
-                )
+            check_embedder(folder, info, chosen)
             shape = (info.passages, chosen.dimension)
             vectors = np.memmap(data / VECTORS, dtype="<f4", mode="r", shape=shape)
             return cls(vectors, load_ids(data, info), info, chosen)
@@ -259,14 +251,34 @@ class DenseRetriever:
         return np.round(cosines, _DECIMALS, out=cosines)
 
 
-def _blocks(passages: Iterator[Passage]) -> Iterator[list[Passage]]:
+def embedded(
+    passages: Iterator[Passage], embedder: Embedder
+) -> Iterator[tuple[list[Passage], NDArray[np.float32], int]]:
+    """Blocks of passages as they are drawn, their vectors [B, D], and how many texts were cut.
+
+    Raises:
+        PragError: no embedder, or what it gives are not such vectors.
+    """
     while block := list(islice(passages, _AT_ONCE)):
-        yield block
+        vectors, cut = embedder.embed([indexed_text(p) for p in block])
+        if vectors.shape != (len(block), embedder.dimension) or not np.isfinite(vectors).all():
+            raise PragError(
+                f"{embedder.name} gave vectors {vectors.shape} for {len(block)} passages of"
+                f" {embedder.dimension} numbers each, or numbers that are not finite"
+            )
+        yield block, vectors, cut
 
 
-def _check_vectors(vectors: NDArray[np.float32], count: int, embedder: Embedder) -> None:
-    if vectors.shape != (count, embedder.dimension) or not np.isfinite(vectors).all():
+def check_embedder(folder: Path, info: IndexInfo, embedder: Embedder) -> None:
+    """Refuse questions embedded otherwise than the passages of an index.
+
+    Raises:
+        PragError: the index is of another embedder.
+    """
+    made = (info.settings["embedder"], info.settings["dimension"])
+    if made != (embedder.name, embedder.dimension):
         raise PragError(
-            f"{embedder.name} gave vectors {vectors.shape} for {count} passages of"
-            f" {embedder.dimension} numbers each, or numbers that are not finite"
+            f"{folder}: the index holds vectors of {made[0]} [{made[1]}], the questions would be"
+            f" embedded by {embedder.name} [{embedder.dimension}]; run `prag build` to make it"
+            " again"
         )

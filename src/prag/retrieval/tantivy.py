@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prag.records import Hit, Passage, PragError
-from prag.retrieval.base import Ranking, check_search, hits, id_at, indexed_text
+from prag.retrieval.base import Ranking, best_found, check_search, hits, indexed_text
 from prag.retrieval.bm25 import K1, B, tokenizer
 from prag.retrieval.folder import Filled, IdList, IndexInfo, load_ids, read_index, write_index
 
@@ -128,36 +129,17 @@ class TantivyRetriever:
                 for token in tokens_of(question)
             ]
             query = tantivy.Query.boolean_query(words)
-            rankings.append(self._best(query, k, allowed) if words else [])
+            find = partial(self._found, query)
+            rankings.append(best_found(find, k, self._ids, allowed) if words else [])
         return rankings
 
-    def _best(self, query: Any, k: int, allowed: Container[str] | None) -> Ranking:
-        """The k best of the allowed passages, equal scores by position.
-
-        tantivy breaks ties by its own numbering. So the passages that score as the last one of a
-        search are left out of it, for there may be more of them, and the search goes deeper until
-        k allowed ones stand above.
-        """
-        depth = k + 1
-        while True:
-            depth = min(depth, len(self))
-            found = self._searcher.search(query, depth, count=False).hits
-            positions = self._searcher.fast_field_values("position", [at for _, at in found])
-            # tantivy's scores have a factor k1 + 1 that bm25's have not.
-            scores = np.round([score / (K1 + 1) for score, _ in found], _DECIMALS).tolist()
-            whole = len(found) < depth or depth == len(self)
-            least = -1.0 if whole else scores[-1]
-            ranking = sorted(
-                (
-                    (position, score)
-                    for position, score in zip(positions, scores, strict=True)
-                    if score > least and (allowed is None or id_at(self._ids, position) in allowed)
-                ),
-                key=lambda one: (-one[1], one[0]),
-            )
-            if whole or len(ranking) >= k:
-                return ranking[:k]
-            depth *= 4
+    def _found(self, query: Any, depth: int) -> Ranking:
+        """The best `depth` passages, as the engine gives them."""
+        found = self._searcher.search(query, depth, count=False).hits
+        positions = self._searcher.fast_field_values("position", [at for _, at in found])
+        # tantivy's scores have a factor k1 + 1 that bm25's have not.
+        scores = np.round([score / (K1 + 1) for score, _ in found], _DECIMALS).tolist()
+        return list(zip(positions, scores, strict=True))
 
 
 @contextmanager
