@@ -22,6 +22,7 @@ from prag.knowledge_base import augmentations, build
 from prag.lora import merge
 from prag.methods.base import relative
 from prag.records import Document, Hit, Passage
+from prag.retrieval import ReplacedError
 from prag.store import AdapterStore, codecs
 
 pytestmark = pytest.mark.fast
@@ -104,6 +105,18 @@ def test_the_corpus_is_looked_through_again_only_after_a_change(kb, base, tmp_pa
     elsewhere.add(tmp_path / "towers.jsonl")
     elsewhere.build()
     assert gone in {s.passage_id for s in kb.ask(question, "in-context", top_k=6).sources}
+
+
+def test_an_index_that_was_replaced_is_opened_again(kb):
+    """A build replaces it before it says so in prag.json; a question may come in between."""
+
+    class Gone:
+        def search(self, questions, k, allowed=None):
+            raise ReplacedError("gone")
+
+    before = kb.ask("Who built Calver2?", "in-context")
+    kb.__dict__["_retriever"] = Gone()
+    assert kb.ask("Who built Calver2?", "in-context").sources == before.sources
 
 
 def test_four_methods_say_what_they_used(kb):

@@ -19,6 +19,7 @@ from prag.retrieval import (
     Embeddings,
     HybridRetriever,
     LanceRetriever,
+    ReplacedError,
     build_retriever,
     open_retriever,
 )
@@ -193,7 +194,7 @@ def test_a_corpus_without_words_is_searched_by_vectors(tmp_path):
 def test_a_reader_of_an_index_that_was_replaced_is_told(tmp_path):
     old = LanceRetriever.build(CORPUS[:3], tmp_path / "i", embedder=WordCounts())
     LanceRetriever.build(CORPUS, tmp_path / "i", embedder=WordCounts())
-    with pytest.raises(PragError, match="another build may have replaced the index: open it again"):
+    with pytest.raises(ReplacedError, match="may have replaced the index: open it again"):
         old.search(["castle river"], 5)
 
 

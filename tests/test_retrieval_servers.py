@@ -30,6 +30,7 @@ from prag.records import Hit, Passage, PragError
 from prag.retrieval import (
     SERVERS,
     BM25Retriever,
+    ReplacedError,
     Retriever,
     build_retriever,
     index_info,
@@ -172,7 +173,7 @@ def test_a_build_switches_over_and_deletes_the_old_index(tmp_path, stand_in):
     old = build(stand_in, CORPUS[:3], tmp_path / "i", "aa")
     new = build(stand_in, CORPUS, tmp_path / "i", "bb")
     assert list(stand_in.indexes) == [new.info.settings["index"]]
-    with pytest.raises(PragError, match=r"another build may have replaced it.*`prag build`"):
+    with pytest.raises(ReplacedError, match=r"another build may have replaced it.*`prag build`"):
         old.search(["river"], 1)
 
 

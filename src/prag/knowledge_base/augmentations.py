@@ -86,16 +86,15 @@ class Augmentations:
 
     def entries(self, passage_ids: Collection[str]) -> dict[str, Entry]:
         """What is used for each of the passages that have an augmentation; reads every line."""
-        found: dict[str, Entry] = {}
-        for origin in reversed(self.origins):
-            for place, made in self.file(origin).lines():
-                if made.passage_id in passage_ids:
-                    by = sys.intern(made.origin)
-                    found[made.passage_id] = Entry(by, place, len(made.pairs), len(made.rejects))
-        return found
+        return {
+            made.passage_id: Entry(
+                sys.intern(made.origin), place, len(made.pairs), len(made.rejects)
+            )
+            for place, made in self._lines(passage_ids)
+        }
 
     def read(self, entries: dict[str, Entry]) -> dict[str, Augmentation]:
-        """The augmentations of some entries, by passage id."""
+        """The augmentations of some entries, by passage id; under the lock that they are of."""
         of: defaultdict[str, list[int]] = defaultdict(list)
         for entry in entries.values():
             of[entry.origin].append(entry.place)
@@ -107,7 +106,14 @@ class Augmentations:
 
     def known(self, passage_ids: Collection[str]) -> dict[str, Augmentation]:
         """The augmentation that is used for each of the passages that have one."""
-        return self.read(self.entries(passage_ids))
+        return {made.passage_id: made for _, made in self._lines(passage_ids)}
+
+    def _lines(self, passage_ids: Collection[str]) -> Iterator[tuple[int, Augmentation]]:
+        """Every line of these passages; what a passage's last one says is used."""
+        for origin in reversed(self.origins):
+            for place, made in self.file(origin).lines():
+                if made.passage_id in passage_ids:
+                    yield place, made
 
     def make(
         self,

@@ -17,7 +17,7 @@ from prag.prefixes import Prefix
 from prag.quiet import shared_beginning
 from prag.records import AdapterKey, Augmentation, Hit, Passage, PragError
 from prag.replay import sites_of
-from prag.retrieval import Retriever, open_retriever
+from prag.retrieval import ReplacedError, Retriever, open_retriever
 from prag.store import AdapterStore
 
 
@@ -60,7 +60,11 @@ class Reader(Looker):
         ) -> list[list[Hit]]:
             if there is not None:
                 allowed = there if allowed is None else {i for i in there if i in allowed}
-            return self._retriever.search(questions, k, allowed)
+            try:
+                return self._retriever.search(questions, k, allowed)
+            except ReplacedError:  # a build is at its end: the new index is there, and not yet said
+                self.__dict__.pop("_retriever", None)
+                return self._retriever.search(questions, k, allowed)
 
         def adapter(passage_id: str) -> Shelved | None:
             return self.shelf.get(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prag.records import Passage, PragError
-from prag.retrieval.base import Retriever, indexed_text
+from prag.retrieval.base import ReplacedError, Retriever, indexed_text
 from prag.retrieval.bm25 import BM25Retriever
 from prag.retrieval.dense import DenseRetriever, Embedder, Embeddings, MiniLM
 from prag.retrieval.elasticsearch import ElasticsearchRetriever, OpenSearchRetriever
@@ -29,6 +29,7 @@ __all__ = [
     "LanceRetriever",
     "MiniLM",
     "OpenSearchRetriever",
+    "ReplacedError",
     "Retriever",
     "TantivyRetriever",
     "build_retriever",

@@ -14,6 +14,10 @@ Ranking: TypeAlias = list[tuple[int, float]]
 """Positions of passages (in the order they were built in) with their scores, best first."""
 
 
+class ReplacedError(PragError):
+    """The index that is open is no longer there: another build may have replaced it."""
+
+
 @runtime_checkable
 class Retriever(Protocol):
     """Finds the passages that fit a question.
@@ -36,6 +40,7 @@ class Retriever(Protocol):
 
         Raises:
             PragError: k below 1, or one string where a sequence of questions belongs.
+            ReplacedError: the index is gone; open it again.
         """
         ...
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from prag.disk import explain, replace_text
 from prag.records import Hit, Passage, PragError, content_id
-from prag.retrieval.base import check_search, indexed_text
+from prag.retrieval.base import ReplacedError, check_search, indexed_text
 from prag.retrieval.bm25 import K1, B
 from prag.retrieval.folder import Filled, IdList, IndexInfo, index_info, read_index, write_index
 from prag.retrieval.server import RefusedError, Server, checked_url, reason_of
@@ -250,11 +250,14 @@ class ElasticsearchRetriever:
         where = f"{self.server.url}: the search of {self.info.settings['index']} failed"
         for answer in answers:
             if "error" in answer:
-                gone = answer["status"] == 404
-                mend = "another build may have replaced it: " if gone else ""
+                said = f"{where}: {reason_of(answer['error'])} (status {answer['status']})"
+                if answer["status"] == 404:
+                    raise ReplacedError(
+                        f"{said}; another build may have replaced it: open it again, or run "
+                        "`prag build` to make it again"
+                    )
                 raise RefusedError(
-                    f"{where}: {reason_of(answer['error'])} (status {answer['status']}); "
-                    f"{mend}see the server's log, or run `prag build` to make the index again",
+                    f"{said}; see the server's log, or run `prag build` to make the index again",
                     answer["status"],
                 )
             shards = answer["_shards"]

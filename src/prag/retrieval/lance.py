@@ -23,7 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prag.records import Hit, Passage, PragError
-from prag.retrieval.base import Ranking, best_found, check_search, hits, indexed_text
+from prag.retrieval.base import (
+    Ranking,
+    ReplacedError,
+    best_found,
+    check_search,
+    hits,
+    indexed_text,
+)
 from prag.retrieval.bm25 import K1, B, tokenizer
 from prag.retrieval.dense import Embedder, MiniLM, check_embedder, embedded
 from prag.retrieval.folder import Filled, IdList, IndexInfo, load_ids, read_index, write_index
@@ -174,7 +181,7 @@ class LanceRetriever:
         """See `Retriever.search`. The score of a hit is its fused score, at most 2 / 61.
 
         Raises:
-            PragError: also when the model is not installed, or the index is no longer there.
+            PragError: also when the model is not installed.
         """
         return [hits(ranking, self._ids) for ranking in self.rank(questions, k, allowed)]
 
@@ -221,7 +228,7 @@ class LanceRetriever:
         try:
             return query.select(["position", value]).limit(depth).to_arrow()
         except (RuntimeError, OSError, ValueError) as error:
-            raise PragError(
+            raise ReplacedError(
                 f"{self._folder}: the search failed ({error}); another build may have replaced the"
                 " index: open it again, or run `prag build` to make it again"
             ) from error
