@@ -2,7 +2,8 @@
 
 It has what the retriever asks for (about, create, bulk, refresh, count, multi search, delete), is
 as strict as the pages say a server is, and computes BM25 of Lucene in float64 over the tokens of
-the project's own `bm25`, which stand for those of the analyzer `english`. It is no server: what it
+the project's own `bm25`, which stand for those of the analyzer `english`; of several fields the
+best, and the `tie_breaker` of the others. It is no server: what it
 proves is that requests have the documented form and that faults are met, not that a server of some
 version behaves so.
 """
@@ -172,8 +173,9 @@ class StandIn:
         if body["size"] > 10_000:
             return problem(400, "illegal_argument_exception", "Result window is too large")
         assert body["sort"] == [{"_score": "desc"}, {"position": "asc"}]
-        question = body["query"]["match"]["text"]["query"]
-        ranked = self.indexes[header["index"]].ranked(self.tokens_of(question), self.tokens_of)
+        query = body["query"]["multi_match"]
+        assert query["type"] == "best_fields"
+        ranked = self.indexes[header["index"]].ranked(query, self.tokens_of)
         if "search_after" in body:
             score, position = body["search_after"]
             ranked = [r for r in ranked if (-r[0], r[1]) > (-score, position)]
@@ -189,7 +191,7 @@ class Index:
     def __init__(self, body):
         properties = body["mappings"]["properties"]
         assert body["mappings"]["dynamic"] == "strict"
-        assert properties["text"]["analyzer"] == "english"
+        assert properties["text"]["analyzer"] == properties["title"]["analyzer"] == "english"
         self.fields = set(properties)
         self.similarity = body["settings"]["index"]["similarity"]["default"]
         assert self.similarity["type"] == "BM25"
@@ -203,18 +205,33 @@ class Index:
         self.documents[key] = source
         return {"_id": key, "status": 201, "result": "created"}
 
-    def ranked(self, question, tokens_of):
+    def ranked(self, query, tokens_of):
         """Score, position and id of what matches, best first, then in the order of positions."""
-        k1, b = self.similarity["k1"], self.similarity["b"]
+        question = tokens_of(query["query"])
+        fields = [self.scores(field, question, tokens_of) for field in query["fields"]]
+        found = []
         for key in self.visible:
-            if key not in self.bags:
-                self.bags[key] = Counter(tokens_of(self.documents[key]["text"]))
-        bags = {key: self.bags[key] for key in self.visible}
-        lengths = {key: bag.total() if hasattr(bag, "total") else sum(bag.values())
-                   for key, bag in bags.items()}  # fmt: skip
+            scores = [scores[key] for scores in fields if key in scores]
+            if scores:
+                best = max(scores)
+                score = best + query["tie_breaker"] * (sum(scores) - best)
+                # What the server writes is a float32.
+                found.append((float(np.float32(score)), self.documents[key]["position"], key))
+        return sorted(found, key=lambda hit: (-hit[0], hit[1]))
+
+    def scores(self, field, question, tokens_of):
+        """BM25 of one field: of the documents that match, among those that have a word there."""
+        k1, b = self.similarity["k1"], self.similarity["b"]
+        bags = {}
+        for key in self.visible:
+            if (field, key) not in self.bags:
+                self.bags[field, key] = Counter(tokens_of(self.documents[key][field]))
+            if self.bags[field, key]:
+                bags[key] = self.bags[field, key]
+        lengths = {key: sum(bag.values()) for key, bag in bags.items()}
         mean = sum(lengths.values()) / len(lengths) if lengths else 1.0
         having = {token: sum(token in bag for bag in bags.values()) for token in set(question)}
-        found = []
+        found = {}
         for key, bag in bags.items():
             score = 0.0
             for token in question:
@@ -224,9 +241,8 @@ class Index:
                     f = bag[token]
                     score += idf * f / (f + k1 * (1 - b + b * lengths[key] / mean))
             if score:
-                # What the server writes is a float32.
-                found.append((float(np.float32(score)), self.documents[key]["position"], key))
-        return sorted(found, key=lambda hit: (-hit[0], hit[1]))
+                found[key] = score
+        return found
 
 
 def strike(answers, what):

@@ -12,8 +12,8 @@ An index of the server is called prag-<digest of the corpus>-<8 hex>, is filled 
 changed. A build makes a new one, and meta.json names it when it holds every passage; then the old
 one is deleted. The text is analysed by the server (`english`: lower case, 33 stop words, stems),
 with k1 = 1.2 and b = 0.75, the server's own defaults, written down so that nobody's template
-changes them. Lucene keeps the length of a passage in one byte, so scores are those of `bm25` but
-for that and for the stemmer.
+changes them. Title and text are fields of their own, and a question is asked as the paper's
+published code asks it (`QUERY`), so a ranking is not that of `bm25`, where both are one text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from prag.disk import explain, replace_text
 from prag.records import Hit, Passage, PragError, content_id
-from prag.retrieval.base import ReplacedError, check_search, indexed_text
+from prag.retrieval.base import ReplacedError, check_search
 from prag.retrieval.bm25 import K1, B
 from prag.retrieval.folder import Filled, IdList, IndexInfo, index_info, read_index, write_index
 from prag.retrieval.server import RefusedError, Server, checked_url, reason_of
@@ -52,12 +52,17 @@ BODY: dict[str, Any] = {
     "mappings": {
         "dynamic": "strict",
         "properties": {
+            "title": {"type": "text", "analyzer": "english", "index_options": "freqs"},
             "text": {"type": "text", "analyzer": "english", "index_options": "freqs"},
             "position": {"type": "integer", "index": False},
         },
     },
 }
-"""What an index is made with: the passage's text, and its place in the corpus, for ties."""
+"""What an index is made with: the passage, and its place in the corpus, for ties."""
+
+QUERY: dict[str, Any] = {"type": "best_fields", "fields": ["text", "title"], "tie_breaker": 0.5}
+"""How a question is matched: the score of the better field, and half of the other's (the retriever
+of the published code; the paper says BM25 by Elasticsearch)."""
 
 R = TypeVar("R", bound="ElasticsearchRetriever")
 
@@ -139,6 +144,7 @@ class ElasticsearchRetriever:
                 "index": name,
                 "server": version,
                 "analyzer": "english",
+                "query": QUERY,
                 "k1": K1,
                 "b": B,
                 "retried": server.retried,
@@ -165,6 +171,8 @@ class ElasticsearchRetriever:
         """
 
         def load(data: Path, info: IndexInfo) -> R:
+            if info.settings.get("query") != QUERY:
+                raise ValueError("its title and text are not fields of their own")
             server = Server(cls.kind, checked_url(info.settings["url"]))
             server.version()
             _check_count(server, info.settings["index"], info.passages)
@@ -230,7 +238,7 @@ class ElasticsearchRetriever:
             "preference": "prag",
         }
         body: dict[str, Any] = {
-            "query": {"match": {"text": {"query": question}}},
+            "query": {"multi_match": {"query": question, **QUERY}},
             "sort": [{"_score": "desc"}, {"position": "asc"}],
             "size": size,
             "_source": False,
@@ -287,7 +295,7 @@ def _batches(passages: Iterator[Passage]) -> Iterator[list[tuple[str, str]]]:
     for position, passage in enumerate(passages):
         # Created, not put in place: a request whose answer was lost, sent again, changes nothing.
         action = json.dumps({"create": {"_id": passage.id}})
-        source = json.dumps({"text": indexed_text(passage), "position": position})
+        source = json.dumps({"title": passage.title, "text": passage.text, "position": position})
         batch.append((passage.id, f"{action}\n{source}\n"))
         size += len(batch[-1][1])
         if len(batch) == PASSAGES_AT_ONCE or size >= BYTES_AT_ONCE:
