@@ -40,11 +40,17 @@ __all__ = [
     "verify_index",
 ]
 
+FOLDERS = {
+    r.kind: r
+    for r in (BM25Retriever, DenseRetriever, HybridRetriever, TantivyRetriever, LanceRetriever)
+}
+"""The kinds whose index is in the folder, the default first."""
+
 SERVERS = {r.kind: r for r in (ElasticsearchRetriever, OpenSearchRetriever)}
 """The kinds whose index is on a server."""
 
-KINDS = ("bm25", "dense", "hybrid", "tantivy", "lance", *SERVERS)
-"""The kinds of retriever, the default first."""
+KINDS = (*FOLDERS, *SERVERS)
+"""The kinds of retriever."""
 
 
 def build_retriever(
@@ -71,17 +77,7 @@ def build_retriever(
     url = checked_address(kind, url)
     if url is not None:
         return SERVERS[kind].build(passages, folder, digest, url=url)
-    if kind == BM25Retriever.kind:
-        return BM25Retriever.build(passages, folder, digest)
-    if kind == DenseRetriever.kind:
-        return DenseRetriever.build(passages, folder, digest)
-    if kind == HybridRetriever.kind:
-        return HybridRetriever.build(passages, folder, digest)
-    if kind == TantivyRetriever.kind:
-        return TantivyRetriever.build(passages, folder, digest)
-    if kind == LanceRetriever.kind:
-        return LanceRetriever.build(passages, folder, digest)
-    raise _no_such(kind)
+    return FOLDERS[kind].build(passages, folder, digest)
 
 
 def checked_address(kind: str, url: str | None) -> str | None:
@@ -116,16 +112,8 @@ def open_retriever(folder: Path, kind: str | None = None) -> Retriever:
     wanted = kind if kind is not None else index_info(folder).kind
     if wanted in SERVERS:
         return SERVERS[wanted].open(folder)
-    if wanted == BM25Retriever.kind:
-        return BM25Retriever.open(folder)
-    if wanted == DenseRetriever.kind:
-        return DenseRetriever.open(folder)
-    if wanted == HybridRetriever.kind:
-        return HybridRetriever.open(folder)
-    if wanted == TantivyRetriever.kind:
-        return TantivyRetriever.open(folder)
-    if wanted == LanceRetriever.kind:
-        return LanceRetriever.open(folder)
+    if wanted in FOLDERS:
+        return FOLDERS[wanted].open(folder)
     raise _no_such(wanted)
 
 
