@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from prag.generate import TransformersEngine
 from prag.knowledge_base import augmentations, build
 from prag.lora import merge
 from prag.methods.base import relative
+from prag.prompts import Lesson
 from prag.records import Document, Hit, Passage
 from prag.retrieval import ReplacedError
 from prag.store import AdapterStore, codecs
@@ -84,6 +86,21 @@ def test_a_corpus_is_built_a_slice_at_a_time(kb, base, tmp_path, monkeypatch):
     for name, pair in before.factors.items():  # in another group: the same but for rounding
         for one, other in zip(pair, again.factors[name], strict=True):
             assert (one - other).norm() < 0.01 * one.norm()
+
+
+def test_progress_goes_by_tokens():
+    """Short passages train first: six of eight are done when half of the tokens are."""
+    told = []
+    meter = build._Meter(lambda *word: told.append(word), SimpleNamespace(total=8))
+    short, long = [Lesson(f"{i}", ()) for i in range(6)], [Lesson(f"{i}", ()) for i in (6, 7)]
+    for group in (short, long):
+        meter.expect(group, 8 * 300 / 600, 300)
+    for group in (short, long):
+        step = meter.within(group)
+        step(150)
+        step(150)
+        meter.over(group)
+    assert told == [("encode", done, 8) for done in (2, 4, 4, 6)], "the last word is the build's"
 
 
 def test_the_corpus_is_looked_through_again_only_after_a_change(kb, base, tmp_path, monkeypatch):

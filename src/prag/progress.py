@@ -21,7 +21,8 @@ Tell = Callable[[str, int, int], None]
 
 `check` counts adapters, `answer` rows of an evaluation, `read` texts that the package brings along
 (`prag.quiet`), `measure` timed runs (`prag bench`), the other stages (`augment`, `encode`, `index`)
-passages. The total of `encode` falls as it turns out which passages have an adapter already.
+passages; `encode` by the part of their tokens that is trained, and its total falls as it turns out
+which passages have an adapter already.
 """
 
 

@@ -197,6 +197,45 @@ class _Left:
                 yield [le for _, le in missing]
 
 
+class _Meter:
+    """Tells how much is trained, in passages.
+
+    Passages of a slice train in the order of their length, so how many are done says little of
+    the time: a slice counts as many as it has, and a group of it by its part of their tokens.
+    """
+
+    def __init__(self, progress: Tell, left: _Left) -> None:
+        self._progress, self._left = progress, left
+        self._done = 0.0
+        self._groups: dict[str, tuple[float, int]] = {}  # by the first passage
+
+    def expect(self, group: Sequence[Lesson], counts: float, tokens: int) -> None:
+        """A group is to be trained: what it counts, and its tokens in all epochs."""
+        self._groups[group[0].passage_id] = counts, tokens
+
+    def within(self, group: Sequence[Lesson]) -> Callable[[int], None]:
+        """To be called with the tokens of each step of a group."""
+        counts, tokens = self._groups[group[0].passage_id]
+        trained = 0
+
+        def after_step(step: int) -> None:
+            nonlocal trained
+            trained += step
+            self._tell(self._done + counts * trained / tokens)
+
+        return after_step
+
+    def over(self, group: Sequence[Lesson]) -> None:
+        """A group is committed."""
+        counts, _ = self._groups.pop(group[0].passage_id)
+        self._done += counts
+        self._tell(self._done)
+
+    def _tell(self, done: float) -> None:
+        if int(done) < self._left.total:  # the last word comes when all is committed
+            self._progress("encode", int(done), self._left.total)
+
+
 def encode_missing(
     base: BaseModel,
     recipe: Recipe,
@@ -226,31 +265,22 @@ def encode_missing(
         return Encoded(0, left.kept, tuple(left.left_out))
     trainer = Trainer.ready(base, recipe, progress)
     skip, step = trainer.quiet.read, recipe.train.step
+    meter = _Meter(progress, left)
+
+    def grouped() -> Iterator[list[Lesson]]:
+        for lessons in chain([first], drawn):
+            groups = group_lessons(lessons, tokens_a_step, skip, step)
+            sizes = [sum(epoch_tokens(le, skip, step) for le in group) for group in groups]
+            for group, size in zip(groups, sizes, strict=True):
+                meter.expect(group, len(lessons) * size / sum(sizes), recipe.train.epochs * size)
+                yield group
+
     encoded = 0
-
-    def told_of(group: Sequence[Lesson]) -> Callable[[int], None]:
-        """Tells of the group's passages by the part of its tokens that is trained."""
-        size = recipe.train.epochs * sum(epoch_tokens(le, skip, step) for le in group)
-        trained = 0
-
-        def after_step(tokens: int) -> None:
-            nonlocal trained
-            trained += tokens
-            done = encoded + len(group) * trained // size
-            if done < left.total:  # the last word comes when all is committed
-                progress("encode", done, left.total)
-
-        return after_step
-
-    groups = (
-        group
-        for lessons in chain([first], drawn)
-        for group in group_lessons(lessons, tokens_a_step, skip, step)
-    )
+    groups = grouped()
     progress("encode", 0, left.total)
     made: Iterable[tuple[Sequence[Lesson], list[Adapter]]]
     if crew is None:
-        made = ((group, trainer.encode(group, told_of(group))) for group in groups)
+        made = ((group, trainer.encode(group, meter.within(group))) for group in groups)
     else:
         made = crew.encode(trainer, groups)
     for group, adapters in made:
@@ -263,8 +293,7 @@ def encode_missing(
             codec,
         )
         encoded += len(group)
-        if encoded < left.total:
-            progress("encode", encoded, left.total)
+        meter.over(group)
     if crew is not None:
         crew.check()
     progress("encode", encoded, encoded)
