@@ -271,8 +271,9 @@ def encode_missing(
         for lessons in chain([first], drawn):
             groups = group_lessons(lessons, tokens_a_step, skip, step)
             sizes = [sum(epoch_tokens(le, skip, step) for le in group) for group in groups]
+            share = len(lessons) / sum(sizes)  # passages that a token stands for
             for group, size in zip(groups, sizes, strict=True):
-                meter.expect(group, len(lessons) * size / sum(sizes), recipe.train.epochs * size)
+                meter.expect(group, size * share, recipe.train.epochs * size)
                 yield group
 
     encoded = 0
