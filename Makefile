@@ -8,14 +8,23 @@ STAMP := .venv/.installed
 
 VLLM := .venv-vllm/bin/python
 
-.PHONY: demo test fast test-vllm lint types setup lock clean
+.PHONY: demo test test-one test-two fast test-vllm lint types setup lock clean
 
 demo: setup
 	$(PY) examples/demo.py
 
 # Two processes of one thread each: the tiny models of most tests have no work for two threads.
 test: setup lint types
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-one test-two
+
+LONG := $(wildcard tests/test_real.py tests/test_readme.py tests/test_plan_real.py tests/test_[bc]*.py)
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=10
+
+test-one:
+	$(PYTEST) $(LONG)
+
+test-two:
+	$(PYTEST) $(filter-out $(LONG),$(wildcard tests/test_*.py))
 
 fast: setup
 	$(PY) -m pytest -q -m fast

@@ -87,11 +87,6 @@ def tiny_model(
     return wrap(f"tiny-{family}", model, byte_tokenizer())
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """The files that take longest first, so that two processes end together."""
-    items.sort(key=lambda item: item.get_closest_marker("real") is None)
-
-
 @pytest.fixture(scope="session")
 def tiny() -> BaseModel:
     """The tiny Llama in float64; nobody may change it."""
