@@ -121,7 +121,7 @@ def test_a_model_that_takes_no_mask_is_refused(family, monkeypatch) -> None:
 
 
 def test_a_knowledge_base_of_trees(model_folder, tmp_path) -> None:
-    """Built, killed in the middle, gone on with; other adapters than by single sequences."""
+    """Built, verified and asked; its adapters have keys of their own."""
     recipe = replace(PAPER, name="trees", train=replace(PAPER.train, step="passage", epochs=2))
     assert recipe.fingerprint("x") != PAPER.fingerprint("x")
     kb = KnowledgeBase.create(tmp_path / "kb", str(model_folder), recipe)
